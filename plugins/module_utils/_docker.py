@@ -1,0 +1,353 @@
+# Copyright (c) 2026, nodeforge contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can change at any time.
+"""The container engine, over the Docker SDK for Python.
+
+One class, :class:`Engine`, and one exception for everything that a user can act on, :class:`EngineError`. Transfers are
+streamed in chunks, so memory stays flat whatever the size of a file or an archive.
+"""
+
+from __future__ import annotations
+
+import collections.abc as c
+import contextlib
+import os
+import signal
+import tarfile
+import threading
+import time
+import traceback
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule, env_fallback, missing_required_lib
+
+try:
+    import docker
+    import docker.errors
+    import docker.tls
+    import docker.utils.socket
+    import requests.exceptions
+except ImportError:
+    HAS_DOCKER = False
+    DOCKER_IMPORT_ERROR: str | None = traceback.format_exc()
+else:
+    HAS_DOCKER = True
+    DOCKER_IMPORT_ERROR = None
+
+# Engine API 1.41 is Docker 20.10 (2020): the oldest that takes a platform on container creation.
+MINIMUM_API = (1, 41)
+CHUNK = 1024 * 1024
+# What one command may print before it counts as broken: far above any list that we read, far below memory's limit.
+MAX_OUTPUT = 8 * 1024 * 1024
+
+DOCKER_ARGS: dict[str, dict[str, t.Any]] = {
+    "docker_host": {
+        "type": "str",
+        "default": "unix:///var/run/docker.sock",
+        "fallback": (env_fallback, ["DOCKER_HOST"]),
+    },
+    "tls_hostname": {"type": "str", "fallback": (env_fallback, ["DOCKER_TLS_HOSTNAME"])},
+    "api_version": {
+        "type": "str",
+        "default": "auto",
+        "fallback": (env_fallback, ["DOCKER_API_VERSION"]),
+        "aliases": ["docker_api_version"],
+    },
+    "timeout": {"type": "int", "default": 600, "fallback": (env_fallback, ["DOCKER_TIMEOUT"])},
+    "ca_path": {"type": "path", "aliases": ["ca_cert", "tls_ca_cert", "cacert_path"]},
+    "client_cert": {"type": "path", "aliases": ["tls_client_cert", "cert_path"]},
+    "client_key": {"type": "path", "aliases": ["tls_client_key", "key_path"]},
+    "tls": {"type": "bool", "default": False, "fallback": (env_fallback, ["DOCKER_TLS"])},
+    "validate_certs": {
+        "type": "bool",
+        "default": False,
+        "fallback": (env_fallback, ["DOCKER_TLS_VERIFY"]),
+        "aliases": ["tls_verify"],
+    },
+}
+
+
+class EngineError(Exception):
+    """Something that the user can act on; the text is one sentence that names the object and the remedy."""
+
+
+class Interrupted(BaseException):
+    """The module was told to stop (SIGTERM, SIGINT, SIGHUP); not an Exception, so that only clean-up sees it."""
+
+
+@contextlib.contextmanager
+def interruptible() -> t.Iterator[None]:
+    """Turns the signals that end a play into :class:`Interrupted`, so that ``finally`` clauses run."""
+
+    def stop(number: int, frame: t.Any) -> None:
+        raise Interrupted(signal.Signals(number).name)
+
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class ExecResult(t.NamedTuple):
+    """What a command in a container did: exit status and its output, decoded."""
+
+    rc: int
+    stdout: str
+    stderr: str
+
+    @property
+    def reason(self) -> str:
+        """The last line that says something: what a person would look at first."""
+        lines = [line.strip() for line in (self.stderr or self.stdout).splitlines() if line.strip()]
+        return lines[-1] if lines else f"exit status {self.rc}"
+
+
+class Engine:
+    """The engine that the module's options name. Raises :class:`EngineError` where it cannot be reached or is too old."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        if not HAS_DOCKER:
+            module.fail_json(msg=missing_required_lib("docker"), exception=DOCKER_IMPORT_ERROR)
+        self.module = module
+        self.host: str = module.params["docker_host"]
+        self._lock = threading.Lock()
+        try:
+            self.api = docker.APIClient(**self._connection(module.params))
+            version = self.api.version(api_version=False)
+        except (docker.errors.DockerException, requests.exceptions.RequestException, OSError, ValueError) as e:
+            raise EngineError(self._unreachable(e)) from e
+        self.version: str = version.get("Version", "unknown")
+        offered = tuple(int(n) for n in version.get("ApiVersion", "0.0").split("."))
+        if offered < MINIMUM_API:
+            raise EngineError(
+                f"The container engine at {self.host} is version {self.version} (API {version.get('ApiVersion')}); "
+                f"API {'.'.join(map(str, MINIMUM_API))} or newer is needed: upgrade it to Docker 20.10 or later"
+            )
+        # the engine's own platform, in the words of images: linux/amd64, linux/arm64
+        self.platform: str = f"{version.get('Os', 'linux')}/{version.get('Arch', '')}"
+
+    @staticmethod
+    def _connection(params: dict[str, t.Any]) -> dict[str, t.Any]:
+        host: str = params["docker_host"]
+        options: dict[str, t.Any] = {"base_url": host, "version": params["api_version"], "timeout": params["timeout"]}
+        if params["tls"] or params["validate_certs"]:
+            certificates = os.environ.get("DOCKER_CERT_PATH")
+
+            def path(option: str, file: str) -> str | None:
+                return params[option] or (os.path.join(certificates, file) if certificates else None)
+
+            cert, key = path("client_cert", "cert.pem"), path("client_key", "key.pem")
+            options["tls"] = docker.tls.TLSConfig(
+                client_cert=(cert, key) if cert and key else None,
+                ca_cert=path("ca_path", "ca.pem"),
+                verify=params["validate_certs"],
+            )
+            options["base_url"] = host.replace("tcp://", "https://")
+        return options
+
+    def _unreachable(self, error: BaseException) -> str:
+        text = str(error)
+        what = f"The container engine at {self.host} cannot be reached"
+        if "Permission denied" in text:
+            return f"{what}: permission denied; add the user to the group that owns the socket (usually docker) or use become"
+        if "No such file" in text or "Connection refused" in text:
+            return f"{what}: nothing listens there; start it (or run the role nodeforge.kind.build_host), or set docker_host"
+        return f"{what}: {text.splitlines()[0] if text else type(error).__name__}; check docker_host and the TLS options"
+
+    @contextlib.contextmanager
+    def explained(self, doing: str) -> t.Iterator[None]:
+        """Turns whatever the SDK raises into one sentence: ``doing`` is its subject, such as 'Committing "x"'."""
+        try:
+            yield
+        except docker.errors.APIError as e:
+            text = e.explanation or str(e)
+            if isinstance(text, bytes):
+                text = text.decode(errors="replace")
+            hint = ""
+            if "no space left on device" in text:
+                hint = "; free space on the engine's disk (docker system df) and run again"
+            raise EngineError(f"{doing} failed: {text.strip()}{hint}") from e
+        except requests.exceptions.Timeout as e:
+            raise EngineError(
+                f"{doing} failed: the engine at {self.host} gave no answer in {self.module.params['timeout']} s; raise timeout"
+            ) from e
+        except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as e:
+            raise EngineError(f"{doing} failed: {e}") from e
+
+    # images
+
+    def image(self, reference: str) -> dict[str, t.Any] | None:
+        """The image as ``docker image inspect`` shows it, or None."""
+        with self.explained(f'Looking for the image "{reference}"'):
+            try:
+                return self.api.inspect_image(reference)
+            except docker.errors.NotFound:
+                return None
+
+    # containers
+
+    def container(self, name: str) -> dict[str, t.Any] | None:
+        """The container of that name or id as ``docker inspect`` shows it, or None."""
+        with self.explained(f'Looking for the container "{name}"'):
+            try:
+                return self.api.inspect_container(name)
+            except docker.errors.NotFound:
+                return None
+
+    def running(self, name: str) -> dict[str, t.Any]:
+        """As :meth:`container`, for one that must be there and run."""
+        container = self.container(name)
+        if container is None:
+            raise EngineError(f'There is no container "{name}" at {self.host}: start it with kind_node_prepare or name another one')
+        if not container["State"]["Running"]:
+            raise EngineError(f'The container "{name}" does not run ({container["State"]["Status"]}): start it and run again')
+        return container
+
+    def remove(self, name: str) -> bool:
+        """Removes a container with its anonymous volumes, running or not. False where there was none."""
+        with self.explained(f'Removing the container "{name}"'):
+            try:
+                self.api.remove_container(name, force=True, v=True)
+            except docker.errors.NotFound:
+                return False
+            except docker.errors.APIError as e:
+                # auto-remove may have begun on its own: wait for its end
+                if "already in progress" not in str(e):
+                    raise
+                for _attempt in range(100):
+                    if self.container(name) is None:
+                        break
+                    time.sleep(0.1)
+        return True
+
+    # commands in a container
+
+    def exec(
+        self,
+        container: str,
+        argv: c.Sequence[str],
+        *,
+        stdin: c.Iterable[bytes] | None = None,
+        stdin_size: int = 0,
+        environment: dict[str, str] | None = None,
+        timeout: int | None = None,
+        privileged: bool = False,
+        on_output: c.Callable[[bytes], None] | None = None,
+    ) -> ExecResult:
+        """Runs a command in a container; never through a shell of the user's words.
+
+        ``stdin`` is streamed and must hold ``stdin_size`` bytes: no transport but plain sockets can close one direction only,
+        so ``head`` counts them instead. ``timeout`` in seconds ends the command itself (status 124), not only the waiting.
+        Several may run at once, from threads.
+        """
+        command = list(argv)
+        if stdin is not None:
+            command = ["sh", "-c", 'n=$1; shift; head -c "$n" | "$@"', "sh", str(stdin_size), *command]
+        if timeout:
+            command = ["timeout", "-k", "5", str(timeout), *command]
+        doing = f'Running {argv[0]} in the container "{container}"'
+        with self.explained(doing):
+            # the SDK's session is not made for several threads; the streams afterwards are apart from each other
+            with self._lock:
+                exec_id = self.api.exec_create(
+                    container, command, stdin=stdin is not None, environment=environment, privileged=privileged
+                )["Id"]
+                response = self.api.exec_start(exec_id, socket=True)
+            raw = getattr(response, "_sock", response)
+            raw.settimeout((timeout + 30) if timeout else None)
+            failure: list[BaseException] = []
+            sender = None
+            try:
+                if stdin is not None:
+                    sender = threading.Thread(target=self._send, args=(raw, stdin, failure), daemon=True)
+                    sender.start()
+                out: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
+                for stream, chunk in docker.utils.socket.frames_iter(response, tty=False):
+                    if on_output is not None:
+                        on_output(chunk)
+                    if len(out[stream]) + len(chunk) > MAX_OUTPUT:
+                        raise EngineError(f"{doing} failed: it printed more than {MAX_OUTPUT} bytes")
+                    out[stream] += chunk
+                if sender is not None:
+                    sender.join()
+            finally:
+                with contextlib.suppress(OSError):
+                    response.close()
+                    raw.close()
+            with self._lock:
+                rc = self.api.exec_inspect(exec_id)["ExitCode"]
+        if failure and rc == 0:
+            raise EngineError(f"{doing} failed: its input broke off ({failure[0]})")
+        return ExecResult(
+            # the engine knows no status only where the container itself has gone
+            137 if rc is None else rc,
+            out[1].decode(errors="replace"),
+            out[2].decode(errors="replace"),
+        )
+
+    @staticmethod
+    def _send(raw: t.Any, chunks: c.Iterable[bytes], failure: list[BaseException]) -> None:
+        try:
+            for chunk in chunks:
+                raw.sendall(chunk)
+        except Exception as e:  # the reader's end tells the cause: the command ended before its input did
+            failure.append(e)
+
+    def exec_detached(self, container: str, argv: c.Sequence[str], *, privileged: bool = False) -> None:
+        """Starts a command in a container and leaves it running."""
+        with self.explained(f'Starting {argv[0]} in the container "{container}"'):
+            exec_id = self.api.exec_create(container, list(argv), stdout=False, stderr=False, privileged=privileged)["Id"]
+            self.api.exec_start(exec_id, detach=True)
+
+    # files in a container
+
+    def put_archive(self, container: str, directory: str, chunks: c.Iterable[bytes]) -> None:
+        """Unpacks a tar stream into a directory of the container."""
+        with self.explained(f'Copying files into the container "{container}"'):
+            self.api.put_archive(container, directory, chunks)
+
+    def read_file(self, container: str, path: str, limit: int = CHUNK) -> bytes | None:
+        """The content of one small file in a container, or None where there is none."""
+        with self.explained(f'Reading {path} in the container "{container}"'):
+            try:
+                stream, _stat = self.api.get_archive(container, path)
+            except docker.errors.NotFound:
+                return None
+            with tarfile.open(fileobj=_Reader(stream), mode="r|") as archive:
+                for member in archive:
+                    file = archive.extractfile(member)
+                    if file is not None:
+                        return file.read(limit)
+        return None
+
+
+class _Reader:
+    """A file object over chunks, for ``tarfile``; holds no more than one chunk beyond what was asked for."""
+
+    def __init__(self, chunks: c.Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._rest = b""
+
+    def read(self, size: int = -1) -> bytes:
+        while size < 0 or len(self._rest) < size:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                break
+            self._rest += chunk
+        size = len(self._rest) if size < 0 else size
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
+
+
+def read_chunks(path: str, size: int = CHUNK) -> t.Iterator[bytes]:
+    """A file's content in chunks."""
+    with open(path, "rb") as file:
+        while True:
+            chunk = file.read(size)
+            if not chunk:
+                return
+            yield chunk

@@ -1,0 +1,76 @@
+# Copyright (c) 2026, nodeforge contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What all tests share: the real modules, run as Ansible runs them, against the real engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import typing as t
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+COLLECTIONS = ROOT / ".collections"
+# unit tests import the collection's code by its real name
+sys.path.insert(0, str(COLLECTIONS))
+
+
+class ModuleResult(dict):
+    """A module's JSON result; ``failed`` is always there."""
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.get("failed"))
+
+
+RunModule = t.Callable[..., ModuleResult]
+
+
+@pytest.fixture(scope="session")
+def run_module() -> RunModule:
+    """run_module("docker_commit", {...}, check=False, diff=False, env=None, popen=False): runs the module in a process of its own."""
+
+    def run(
+        name: str,
+        args: dict[str, t.Any],
+        check: bool = False,
+        diff: bool = False,
+        env: dict[str, str] | None = None,
+        popen: bool = False,
+        timeout: float = 900,
+    ) -> t.Any:
+        payload = {"ANSIBLE_MODULE_ARGS": {**args, "_ansible_check_mode": check, "_ansible_diff": diff}}
+        command = [sys.executable, "-m", f"ansible_collections.nodeforge.kind.plugins.modules.{name}"]
+        environment = {**os.environ, "PYTHONPATH": str(COLLECTIONS), **(env or {})}
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        if popen:
+            process.stdin.write(json.dumps(payload))
+            process.stdin.close()
+            return process
+        out, err = process.communicate(json.dumps(payload), timeout=timeout)
+        assert "Traceback" not in out + err, out + err
+        result = ModuleResult(json.loads(out.strip().splitlines()[-1]))
+        assert (process.returncode != 0) == result.failed, (process.returncode, result)
+        return result
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def ansible_env() -> dict[str, str]:
+    """The environment in which ansible-playbook finds this checkout as nodeforge.kind, and nothing else."""
+    return {
+        **os.environ,
+        "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
+        "ANSIBLE_FORCE_COLOR": "0",
+        "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_LOCALHOST_WARNING": "0",
+        "ANSIBLE_INVENTORY_UNPARSED_WARNING": "0",
+        "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
