@@ -17,11 +17,6 @@ options:
       - If not set, the environment variable E(DOCKER_HOST) is used.
     type: str
     default: unix:///var/run/docker.sock
-  tls_hostname:
-    description:
-      - The name that the engine's certificate must bear, if it is another than that in O(docker_host).
-      - If not set, the environment variable E(DOCKER_TLS_HOSTNAME) is used.
-    type: str
   api_version:
     description:
       - The version of the engine's API to speak. V(auto) takes the newest that both sides know.

@@ -47,7 +47,6 @@ DOCKER_ARGS: dict[str, dict[str, t.Any]] = {
         "default": "unix:///var/run/docker.sock",
         "fallback": (env_fallback, ["DOCKER_HOST"]),
     },
-    "tls_hostname": {"type": "str", "fallback": (env_fallback, ["DOCKER_TLS_HOSTNAME"])},
     "api_version": {
         "type": "str",
         "default": "auto",
