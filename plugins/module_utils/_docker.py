@@ -275,8 +275,8 @@ class Engine:
                     sender.join()
             finally:
                 with contextlib.suppress(OSError):
-                    response.close()
-                    raw.close()
+                    # the HTTP response owns the socket: closed apart from it, its own end would complain
+                    getattr(response, "_response", response).close()
             with self._lock:
                 rc = self.api.exec_inspect(exec_id)["ExitCode"]
         if failure and rc == 0:
