@@ -1,0 +1,82 @@
+# Copyright (c) 2026, nodeforge contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# make node [SOURCE=checkout] [VERSION=v1.37.2] [TAG=kindest/node:main]    build a node image
+# make test                                                               run every test
+# OPTIONS is handed to ansible-playbook, PYTEST_ARGS to pytest, PYTHON names another Python.
+
+SHELL := /bin/bash
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DEFAULT_GOAL := help
+
+# Everything is relative to the checkout, so that its own path may hold blanks.
+here := $(CURDIR)
+bin := .cache/venv/bin
+export PATH := $(here)/$(bin):$(PATH)
+export ANSIBLE_CONFIG := $(here)/ansible.cfg
+export ANSIBLE_COLLECTIONS_PATH := $(here)/.collections
+export ANSIBLE_HOME := $(here)/.cache/ansible
+# A proxy's or pip's own prompts would hang a run without a terminal.
+export PIP_NO_INPUT := 1
+
+.NOTPARALLEL:
+.PHONY: help node host test test-unit test-sanity test-integration test-e2e molecule lint bench docs changelog clean distclean venv venv-test
+
+help: ## show this list
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|'
+
+venv:
+	@tools/venv.sh .cache/venv requirements.txt
+venv-test:
+	@tools/venv.sh .cache/venv requirements-test.txt
+
+node: venv ## build a node image [SOURCE= VERSION= TAG= OPTIONS=]
+	@tools/play.sh build-node.yml $(if $(SOURCE),-e "{kube_source: '$$(realpath -ms -- '$(SOURCE)')'}") \
+	  $(if $(VERSION),-e "{embedded_tree_version: '$(VERSION)'}") $(if $(TAG),-e "{node_image_tag: '$(TAG)'}") $(OPTIONS)
+
+host: venv ## prepare this machine only: engine, tools, kind
+	@tools/play.sh nodeforge.kind.build_host $(OPTIONS)
+
+test: venv-test host ## run every test, the quick ones first
+	$(pytest) tests/unit tests/test_quality.py tests/integration tests/test_molecule.py tests/e2e $(PYTEST_ARGS)
+
+test-unit: venv-test ## the pure decisions
+	$(pytest) tests/unit $(PYTEST_ARGS)
+
+lint: venv-test ## ansible-lint, yamllint, ruff, reuse, changelog, docs
+	$(pytest) tests/test_quality.py -k 'not sanity' $(PYTEST_ARGS)
+
+test-sanity: venv-test ## ansible-test sanity, without ignores
+	$(pytest) tests/test_quality.py -k sanity $(PYTEST_ARGS)
+
+test-integration: venv-test host ## modules and roles against the real engine, containerd, registry and compiler
+	$(pytest) tests/integration $(PYTEST_ARGS)
+
+molecule: venv-test host ## the molecule scenario
+	$(pytest) tests/test_molecule.py $(PYTEST_ARGS)
+
+test-e2e: venv-test host ## the node image boots and traffic flows
+	$(pytest) tests/e2e $(PYTEST_ARGS)
+
+bench: venv-test host ## the figures of the README
+	$(bin)/python tests/bench/bench.py $(BENCH_ARGS)
+
+docs: venv-test ## the documentation of modules and roles, as text, into .cache/docs
+	@mkdir -p .cache/docs
+	@for module in plugins/modules/*.py; do name=$$(basename "$$module" .py); \
+	  ansible-doc nodeforge.kind.$$name >.cache/docs/$$name.txt || exit 1; done
+	@for role in roles/*/; do name=$$(basename "$$role"); \
+	  ansible-doc -t role nodeforge.kind.$$name >.cache/docs/role_$$name.txt || exit 1; done
+	@ls .cache/docs/*.txt
+
+changelog: venv-test ## turn the fragments into a release of CHANGELOG.md
+	antsibull-changelog release
+
+clean: venv ## remove build containers, registries and clusters of tests that a run left behind
+	@tools/play.sh nodeforge.kind.clean $(OPTIONS)
+
+distclean: ## remove what this checkout made in itself
+	rm -rf .cache .ansible tests/output
+
+# Interrupts reach pytest itself, whose fixtures clean up; its closing line is the last thing printed.
+pytest = @exec $(bin)/python -m pytest
