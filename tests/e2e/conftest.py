@@ -1,0 +1,135 @@
+# Copyright (c) 2026, nodeforge contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A node image built by the playbook, and a cluster of two nodes booted from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import time
+import typing as t
+
+import docker
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# another tag than a user's own image: a test must not replace it
+TAG = os.environ.get("E2E_TAG", "e2e")
+IMAGE = f"kindest/node:{TAG}"
+CLUSTER = "nodeforge-e2e"
+
+
+class Play(t.NamedTuple):
+    """One run of the playbook: its output, its summary and what Ansible counted for localhost."""
+
+    output: str
+    seconds: float
+    recap: dict[str, int]
+
+    @property
+    def summary(self) -> dict[str, str]:
+        """The summary at the play's end: name -> text."""
+        text = re.search(r"TASK \[Summary\].*?\"msg\": \[(.*?)\]", self.output, re.S)
+        assert text, self.output[-3000:]
+        lines = json.loads(f"[{text.group(1)}]")
+        return {line.split(None, 1)[0]: line.split(None, 1)[1] for line in lines}
+
+
+def build(env: dict[str, str], *extra: str, check: bool = True, playbook: str = "build-node.yml") -> Play:
+    """Runs the playbook as a user does, from the checkout."""
+    started = time.monotonic()
+    run = subprocess.run(
+        ["ansible-playbook", playbook, "-e", f"node_image_tag={TAG}", *extra],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=4500,
+    )
+    output = run.stdout + run.stderr
+    if check:
+        assert run.returncode == 0, output[-6000:]
+    recap = re.search(r"^localhost\s*:\s*(.*)$", output, re.M)
+    counts = dict(re.findall(r"(\w+)=(\d+)", recap.group(1))) if recap else {}
+    return Play(output, time.monotonic() - started, {name: int(count) for name, count in counts.items()})
+
+
+@pytest.fixture(scope="session")
+def engine() -> docker.DockerClient:
+    return docker.from_env(timeout=300)
+
+
+@pytest.fixture(scope="session")
+def node_image(ansible_env: dict[str, str]) -> Play:
+    """The node image, built (or found up to date) by the playbook."""
+    return build(ansible_env)
+
+
+class Cluster:
+    """A kind cluster, spoken to with the kubectl that was built."""
+
+    def __init__(self, name: str, kubeconfig: pathlib.Path, kubectl: str, kind: str) -> None:
+        self.name, self.kubeconfig, self._kubectl, self.kind = name, kubeconfig, kubectl, kind
+
+    def kubectl(self, *args: str, stdin: str | None = None, check: bool = True, timeout: float = 120) -> str:
+        run = subprocess.run(
+            [self._kubectl, "--kubeconfig", str(self.kubeconfig), *args],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        if check:
+            assert run.returncode == 0, f"kubectl {' '.join(args)}: {run.stdout}{run.stderr}"
+        return run.stdout
+
+    def until(self, what: str, holds: t.Callable[[], bool], seconds: float = 90) -> None:
+        """Waits for something to become true; where it does not, the cluster's state is the failure's text."""
+        deadline = time.monotonic() + seconds
+        while not holds():
+            if time.monotonic() > deadline:
+                state = self.kubectl("get", "nodes,pods,pvc", "-A", "-o", "wide", check=False)
+                events = self.kubectl("get", "events", "-A", check=False)[-3000:]
+                pytest.fail(f"not within {seconds} s: {what}\n{state}\n{events}")
+            time.sleep(0.5)
+
+
+@pytest.fixture(scope="session")
+def cluster(node_image: Play, tmp_path_factory: pytest.TempPathFactory, engine: docker.DockerClient) -> t.Iterator[Cluster]:
+    """A control plane and a worker, booted by the command that the play printed, only with one worker more."""
+    directory = tmp_path_factory.mktemp("cluster")
+    kubeconfig, config = directory / "kubeconfig", directory / "kind.yaml"
+    config.write_text(
+        "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes:\n- role: control-plane\n- role: worker\n"
+    )
+    command = node_image.summary["boot"].split()
+    kind = next(word for word in command if word.endswith("kind"))
+    kubectl = directory / "kubectl"
+    # the built kubectl, out of the image itself
+    container = engine.containers.create(IMAGE)
+    try:
+        stream, _stat = container.get_archive("/usr/bin/kubectl")
+        subprocess.run(["tar", "-x", "-C", str(directory)], input=b"".join(stream), check=True)
+    finally:
+        container.remove(force=True)
+    subprocess.run([kind, "delete", "cluster", "--name", CLUSTER], capture_output=True)
+    try:
+        run = subprocess.run(
+            [*command, "--name", CLUSTER, "--config", str(config), "--kubeconfig", str(kubeconfig), "--wait", "3m", "--retain"],
+            capture_output=True,
+            text=True,
+            timeout=420,
+        )
+        if run.returncode != 0:
+            logs = directory / "logs"
+            subprocess.run([kind, "export", "logs", str(logs), "--name", CLUSTER], capture_output=True)
+            journal = "".join(p.read_text(errors="replace")[-4000:] for p in sorted(logs.glob("*/kubelet.log")))
+            pytest.fail(f"{run.stdout}\n{run.stderr}\n{journal}")
+        yield Cluster(CLUSTER, kubeconfig, str(kubectl), kind)
+    finally:
+        subprocess.run([kind, "delete", "cluster", "--name", CLUSTER], capture_output=True)
+        left = [c.name for c in engine.containers.list(all=True) if c.name.startswith(CLUSTER)]
+        assert left == []

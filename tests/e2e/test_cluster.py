@@ -1,0 +1,107 @@
+# Copyright (c) 2026, nodeforge contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The proof: a cluster of two nodes boots from the image, and real traffic flows."""
+
+from __future__ import annotations
+
+import json
+
+import docker
+
+from .conftest import CLUSTER, IMAGE, Cluster, Play
+
+WORKLOAD = """
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 10Mi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {app: web}}
+spec:
+  nodeName: NAME-worker
+  containers:
+  - name: web
+    image: HELPER
+    imagePullPolicy: Never
+    command: [sh, -c, "echo hello-from-the-claim > /data/index.html; exec httpd -f -p 8080 -h /data"]
+    volumeMounts: [{name: data, mountPath: /data}]
+  volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client}
+spec:
+  nodeName: NAME-control-plane
+  tolerations: [{operator: Exists}]
+  containers:
+  - {name: client, image: HELPER, imagePullPolicy: Never, command: [sleep, "100000"]}
+"""
+
+
+def node_exec(engine: docker.DockerClient, node: str, *argv: str) -> str:
+    code, output = engine.containers.get(node).exec_run(list(argv))
+    assert code == 0, output
+    return output.decode()
+
+
+def test_both_nodes_ready_with_the_built_version(cluster: Cluster, node_image: Play) -> None:
+    cluster.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=90s")
+    nodes = json.loads(cluster.kubectl("get", "nodes", "-o", "json"))["items"]
+    version = node_image.summary["kubernetes"]
+    assert [node["status"]["nodeInfo"]["kubeletVersion"] for node in nodes] == [version, version]
+    told = json.loads(cluster.kubectl("version", "-o", "json"))
+    assert told["serverVersion"]["gitVersion"] == version
+    assert told["clientVersion"]["gitVersion"] == version
+
+
+def test_every_pod_becomes_ready(cluster: Cluster) -> None:
+    cluster.kubectl("wait", "--for=condition=Ready", "pod", "--all", "-A", "--timeout=120s", timeout=150)
+
+
+def test_traffic_dns_and_storage(cluster: Cluster, engine: docker.DockerClient) -> None:
+    images = json.loads(node_exec(engine, f"{CLUSTER}-worker", "crictl", "images", "-o", "json"))["images"]
+    helper = next(tag for image in images for tag in image["repoTags"] if "local-path-helper" in tag)
+    cluster.kubectl("create", "-f", "-", stdin=WORKLOAD.replace("NAME", CLUSTER).replace("HELPER", helper))
+    cluster.kubectl("wait", "--for=condition=Ready", "pod/web", "pod/client", "--timeout=120s", timeout=150)
+    assert cluster.kubectl("get", "pvc", "data", "-o", "jsonpath={.status.phase}") == "Bound"
+
+    # CoreDNS answers a pod, with the Service's own address
+    address = cluster.kubectl("get", "svc", "web", "-o", "jsonpath={.spec.clusterIP}")
+    name = "web.default.svc.cluster.local"
+    cluster.until(f"{name} resolves", lambda: address in cluster.kubectl("exec", "client", "--", "nslookup", name, check=False))
+
+    # through the Service, by name, from one node to the other: kube-proxy, CNI and DNS in one
+    def answer() -> str:
+        return cluster.kubectl("exec", "client", "--", "wget", "-T2", "-qO-", f"http://{name}", check=False)
+
+    cluster.until("the Service answers across nodes", lambda: answer().strip() == "hello-from-the-claim")
+
+    # "Ready" once hid a kube-proxy that could not write its rules
+    log = cluster.kubectl("-n", "kube-system", "logs", "-l", "k8s-app=kube-proxy", "--tail=-1")
+    assert "Failed to execute" not in log and "Sync failed" not in log, log
+
+
+def test_nodes_pulled_nothing(cluster: Cluster, engine: docker.DockerClient) -> None:
+    """All that ran so far was in the image: no node asked its containerd for a pull."""
+    events = json.loads(cluster.kubectl("get", "events", "-A", "-o", "json"))["items"]
+    started = [event["message"] for event in events if event["reason"] == "Pulled"]
+    assert started, "no event tells where images came from"
+    assert [message for message in started if "already present on machine" not in message] == []
+    for node in (f"{CLUSTER}-control-plane", f"{CLUSTER}-worker"):
+        journal = node_exec(engine, node, "journalctl", "-u", "containerd", "--no-pager", "-o", "cat")
+        assert journal
+        assert [line for line in journal.splitlines() if "PullImage" in line] == []
+
+
+def test_image_is_one_layer_on_its_base(node_image: Play, engine: docker.DockerClient) -> None:
+    image = engine.images.get(IMAGE)
+    base = engine.images.get(image.labels["io.nodeforge.base.digest"])
+    layers, below = image.attrs["RootFS"]["Layers"], base.attrs["RootFS"]["Layers"]
+    assert layers[: len(below)] == below and len(layers) == len(below) + 1

@@ -1,0 +1,59 @@
+# Copyright (c) 2026, nodeforge contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The main job: the playbook makes a node image, a second run changes nothing."""
+
+from __future__ import annotations
+
+import typing as t
+
+import docker
+
+from .conftest import IMAGE, Play, build
+
+
+def leftovers(engine: docker.DockerClient) -> list[str]:
+    return [c.name for c in engine.containers.list(all=True, filters={"label": "io.nodeforge.build"})]
+
+
+def test_summary_tells_the_truth(node_image: Play, engine: docker.DockerClient) -> None:
+    image = engine.images.get(IMAGE)
+    summary = node_image.summary
+    assert summary["image"] == IMAGE
+    assert summary["id"] == image.id
+    assert summary["kubernetes"] == image.labels["org.opencontainers.image.version"]
+    assert summary["platform"] == f"{image.attrs['Os']}/{image.attrs['Architecture']}"
+    assert "assembly" in summary["seconds"]
+    assert leftovers(engine) == []
+
+
+def test_binaries_report_the_version(node_image: Play, engine: docker.DockerClient) -> None:
+    version = node_image.summary["kubernetes"]
+    for argv in (["kubelet", "--version"], ["kubeadm", "version", "-o", "short"], ["kubectl", "version", "--client"]):
+        out = engine.containers.run(IMAGE, argv[1:], entrypoint=f"/usr/bin/{argv[0]}", remove=True)
+        assert version in out.decode().split(), out
+    out = engine.containers.run(IMAGE, ["/kind/version"], entrypoint="cat", remove=True)
+    assert out.decode() == version
+
+
+def test_second_run_changes_nothing(node_image: Play, ansible_env: dict[str, str], engine: docker.DockerClient) -> None:
+    before = engine.images.get(IMAGE).id
+    again = build(ansible_env)
+    assert again.recap["changed"] == 0, again.output
+    assert engine.images.get(IMAGE).id == before
+    assert leftovers(engine) == []
+
+
+def test_check_mode_agrees(node_image: Play, ansible_env: dict[str, str]) -> None:
+    assert build(ansible_env, "--check", "--diff").recap["changed"] == 0
+
+
+def test_playbook_by_its_full_name(node_image: Play, ansible_env: dict[str, str]) -> None:
+    assert build(ansible_env, playbook="nodeforge.kind.build_node").recap["changed"] == 0
+
+
+def test_check_mode_predicts_a_new_image(node_image: Play, ansible_env: dict[str, str], engine: docker.DockerClient) -> None:
+    """A tag that is not there yet: check mode says so and makes nothing."""
+    play = build(ansible_env, "--check", "-e", "node_image_tag=e2e-predicted")
+    assert play.recap["changed"] > 0
+    assert not engine.images.list("kindest/node:e2e-predicted")
+    assert leftovers(engine) == []
