@@ -10,8 +10,10 @@ streamed in chunks, so memory stays flat whatever the size of a file or an archi
 
 from __future__ import annotations
 
+import base64
 import collections.abc as c
 import contextlib
+import json
 import os
 import signal
 import tarfile
@@ -75,6 +77,9 @@ class Interrupted(BaseException):
     """The module was told to stop (SIGTERM, SIGINT, SIGHUP); not an Exception, so that only clean-up sees it."""
 
 
+_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
 @contextlib.contextmanager
 def interruptible() -> t.Iterator[None]:
     """Turns the signals that end a play into :class:`Interrupted`, so that ``finally`` clauses run."""
@@ -82,13 +87,22 @@ def interruptible() -> t.Iterator[None]:
     def stop(number: int, frame: t.Any) -> None:
         raise Interrupted(signal.Signals(number).name)
 
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = {number: signal.signal(number, stop) for number in numbers}
+    before = {number: signal.signal(number, stop) for number in _STOPPING}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def deferred() -> t.Iterator[None]:
+    """Holds those signals back during a request whose answer must be known to clean up, such as a new container's id."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class ExecResult(t.NamedTuple):
@@ -308,6 +322,16 @@ class Engine:
         """Unpacks a tar stream into a directory of the container."""
         with self.explained(f'Copying files into the container "{container}"'):
             self.api.put_archive(container, directory, chunks)
+
+    def stat(self, container: str, path: str) -> dict[str, t.Any] | None:
+        """Name, size, mode, mtime and linkTarget of a path in a container, running or not; None where there is nothing."""
+        with self.explained(f'Looking at {path} in the container "{container}"'):
+            url = self.api._url("/containers/{0}/archive", container)
+            response = self.api.head(url, params={"path": path}, timeout=self.api.timeout)
+            if response.status_code == 404 and self.container(container) is not None:
+                return None
+            self.api._raise_for_status(response)
+            return json.loads(base64.b64decode(response.headers["X-Docker-Container-Path-Stat"]))
 
     def read_file(self, container: str, path: str, limit: int = CHUNK) -> bytes | None:
         """The content of one small file in a container, or None where there is none."""
