@@ -1,0 +1,667 @@
+#!/usr/bin/python
+# Copyright (c) 2026, nodeforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: kube_make
+short_description: Compile Kubernetes from a source tree
+description:
+  - Runs C(make) in a Kubernetes source tree, on the host or in the tree's own build container, and returns what it made,
+    binaries and image archives, each with its path, size and checksum.
+  - A stamp beside the outputs remembers the sources, parameters and toolchain that made them. As long as all of them are the same
+    and the outputs are untouched, C(make) is not run at all.
+extends_documentation_fragment:
+  - nodeforge.kind._attributes
+  - nodeforge.kind._attributes.actiongroup_kind
+attributes:
+  check_mode:
+    support: full
+    details:
+      - Says whether C(make) would run, and why. A build that would run is reported as a change, because only the compiler knows whether
+        other sources give other outputs; a touched file of a tree without git, or a new comment, can turn out not to.
+  diff_mode:
+    support: full
+    details:
+      - Shows the version and the checksum of each output. In check mode those that would be built again are V(unknown).
+  idempotent:
+    support: full
+    details:
+      - With O(rebuild=always) C(make) always runs, and the result is a change only when an output's content changed.
+      - A tree's files must decide its outputs. Name other files that do in O(inputs), such as those that git ignores.
+options:
+  tree:
+    description:
+      - The root of the Kubernetes source tree, or of a tree that has its layout.
+    type: path
+    required: true
+  targets:
+    description:
+      - Targets of the tree's C(Makefile).
+      - V(quick-release-images) and V(release-images) make image archives of the control plane and the components of O(what). They
+        cannot be mixed with others, because the binaries lie elsewhere.
+    type: list
+    elements: str
+    default: [all]
+  what:
+    description:
+      - Components to build, for example V(cmd/kubelet). V(kubelet), V(./cmd/kubelet) and V(k8s.io/kubernetes/cmd/kubelet) are the same.
+      - Given to C(make) as C(WHAT), or as C(KUBE_EXTRA_WHAT) for image targets.
+      - Empty builds all that the tree has, which takes hours with a full checkout of Kubernetes.
+    type: list
+    elements: str
+    default: []
+  debug:
+    description:
+      - Build without optimisation and with debug information (C(DBG=1)), as a debugger needs it.
+      - Fails when the tree cannot do so for the target, rather than leaving stripped binaries.
+    type: bool
+    default: false
+  platform:
+    description:
+      - Platform to build for. The default is that of the host which runs the module.
+      - Known are V(linux/amd64) and V(linux/arm64).
+    type: str
+  builder:
+    description:
+      - Where to compile. V(host) uses the host's Go, V(container) the tree's own build container (C(build/run.sh make)).
+      - Image targets choose their own builder; for them this option means nothing.
+    type: str
+    choices: [host, container]
+    default: host
+  params:
+    description:
+      - More make variables, such as C(KUBE_STATIC_OVERRIDES) or C(GOFLAGS). Given as arguments to C(make), so visible in the process list and
+        in RV(cmd); put secrets into O(environment).
+      - Variables that an option decides (C(WHAT), C(KUBE_EXTRA_WHAT), C(DBG), C(KUBE_BUILD_PLATFORMS)) are refused.
+    type: dict
+    default: {}
+  environment:
+    description:
+      - Environment variables for C(make), such as proxies or C(KUBE_GIT_VERSION_FILE). They are never returned nor stored; a change
+        of one makes C(make) run again.
+      - With O(builder=container) they reach C(build/run.sh), which decides what goes into the container.
+    type: dict
+    default: {}
+  inputs:
+    description:
+      - Files outside the sources, or ignored by git, whose content decides the outputs too, for example a base image of the tree's images.
+    type: list
+    elements: path
+    default: []
+  rebuild:
+    description:
+      - V(auto) runs C(make) only when something changed since the stamp was written, V(always) in any case.
+    type: str
+    choices: [auto, always]
+    default: auto
+  log_path:
+    description:
+      - File for all that C(make) says; overwritten by each run. The default is a file below C(_output/nodeforge) in the tree.
+    type: path
+  tail:
+    description:
+      - How many of the log's last lines to return.
+    type: int
+    default: 20
+  timeout:
+    description:
+      - Seconds after which C(make) and all that it started are ended. Waiting for another build of the same tree has the same limit.
+    type: int
+    default: 7200
+  progress:
+    description:
+      - What to show while C(make) runs. V(summary) is a line every 15 seconds with the time gone and the log's last line, V(lines) is the log itself, as it grows,
+        V(none) is nothing.
+      - Only seen with the collection's action plugin, so not in check mode nor in a task that uses C(async).
+    type: str
+    choices: [none, summary, lines]
+    default: summary
+requirements:
+  - C(make), C(timeout) and whatever the tree needs, at least C(bash) and C(git)
+  - Go, with O(builder=host)
+  - the C(docker) command and its engine on the same host, with O(builder=container) and for the image targets of Kubernetes itself
+seealso:
+  - module: nodeforge.kind.kind_node_prepare
+  - module: community.general.make
+author:
+  - nodeforge contributors (@nodeforge)
+"""
+
+EXAMPLES = r"""
+- name: Compile the kubelet
+  nodeforge.kind.kube_make:
+    tree: ~/go/src/k8s.io/kubernetes
+    what: [cmd/kubelet]
+
+- name: Compile a kubelet for a debugger, for arm64, in the tree's build container
+  nodeforge.kind.kube_make:
+    tree: ~/go/src/k8s.io/kubernetes
+    what: [cmd/kubelet]
+    debug: true
+    platform: linux/arm64
+    builder: container
+
+- name: Make all that a kind node image needs
+  nodeforge.kind.kube_make:
+    tree: ~/go/src/k8s.io/kubernetes
+    targets: [quick-release-images]
+    what: [cmd/kubeadm, cmd/kubectl, cmd/kubelet]
+    timeout: 10800
+  register: build
+
+- name: Tell what was made
+  ansible.builtin.debug:
+    msg: "{{ build.version }}: {{ build.outputs.binaries.kubelet.path }} and {{ build.outputs.images | length }} images"
+"""
+
+RETURN = r"""
+outputs:
+  description: What there is now. In check mode, what there was before.
+  returned: success
+  type: dict
+  contains:
+    binaries:
+      description: The components of O(what), or all that were built, by name.
+      type: dict
+      sample:
+        kubelet:
+          path: /src/kubernetes/_output/local/bin/linux/amd64/kubelet
+          sha256: 0b2c1f6b0bd0a0a1c1f0c9f6f5a3c8d1b8e5f4b1f6f8f7a1d0c9b8a7968574ab
+          size: 61247672
+          debug: false
+          static: true
+    images:
+      description: The image archives by name, with the reference that each archive holds. Empty unless the target makes images.
+      type: dict
+      sample:
+        kube-proxy:
+          path: /src/kubernetes/_output/release-images/amd64/kube-proxy.tar
+          sha256: 5d1c1f6b0bd0a0a1c1f0c9f6f5a3c8d1b8e5f4b1f6f8f7a1d0c9b8a7968574ab
+          size: 84021760
+          ref: registry.k8s.io/kube-proxy-amd64:v1.37.2
+version:
+  description: The tree's version as its own C(hack/print-workspace-status.sh) tells it (C(gitVersion)).
+  returned: success
+  type: str
+  sample: v1.37.2-dirty
+platform:
+  description: The platform that was built for.
+  returned: success
+  type: str
+  sample: linux/amd64
+fingerprint:
+  description: Checksum of the sources, the same as long as they are.
+  returned: success
+  type: str
+  sample: 8e5f4b1f6f8f7a1d0c9b8a7968574ab0b2c1f6b0bd0a0a1c1f0c9f6f5a3c8d1b
+cmd:
+  description: The command that was run, would be run, or was not needed.
+  returned: always, once the options are found good
+  type: list
+  elements: str
+  sample: [make, -C, /src/kubernetes, all, WHAT=cmd/kubelet, KUBE_BUILD_PLATFORMS=linux/amd64]
+rc:
+  description: Exit status of C(make).
+  returned: when it was run
+  type: int
+  sample: 0
+seconds:
+  description: How long C(make) took; 0 when it was not run.
+  returned: success
+  type: float
+  sample: 12.4
+log_path:
+  description: The log of C(make), of this run or the last one; none when there is no log.
+  returned: always, once the options are found good
+  type: str
+  sample: /src/kubernetes/_output/nodeforge/3f786850e387.log
+tail:
+  description: The last lines of the log.
+  returned: when it was run
+  type: list
+  elements: str
+  sample: ["+++ [1124 07:35:00] Building go targets for linux/amd64"]
+actions:
+  description: What was done, or would be done in check mode, in sentences.
+  returned: success
+  type: list
+  elements: str
+  sample: ["Ran make all, because the sources changed", "kubelet changed"]
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform as host_platform
+import select
+import signal
+import time
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.nodeforge.kind.plugins.module_utils import _tree
+from ansible_collections.nodeforge.kind.plugins.module_utils._tree import TreeError
+
+# Constant text: everything variable comes as an argument of the shell, so nothing needs quoting.
+REDIRECT = f'unset {_tree.UNSET}; log=$1; shift; exec "$@" </dev/null >"$log" 2>&1'
+GO_SETTINGS = ("GOVERSION", "GOFLAGS", "GOEXPERIMENT", "GOTOOLCHAIN", "CGO_ENABLED", "GOAMD64", "GOARM64")
+GO_PLACES = ("/usr/local/go/bin", "/usr/lib/go/bin")
+SECRET_NAMES = ("TOKEN", "PASSWORD", "PASSWD", "SECRET", "CREDENTIAL", "_KEY", "APIKEY")
+KILL_AFTER = 10
+# How often a running build looks whether somebody still waits for it, and for how long it goes on when nobody does.
+WATCH_EVERY = 5
+WATCH_PATIENCE = 60
+
+
+class KubeMake:
+    """One build: first what has to be done, then doing it, then what there is."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.started = time.monotonic()
+        params = module.params
+        tree = os.path.abspath(params["tree"])
+        makefile = _tree.check_tree(tree)
+        targets = list(dict.fromkeys(params["targets"]))
+        _tree.check_targets(tree, targets, makefile)
+        self.request = _tree.Request(
+            tree=tree,
+            targets=targets,
+            platform=_tree.parse_platform(params["platform"], host_platform.machine()),
+            what=_tree.normalise_what(tree, params["what"]),
+            debug=params["debug"],
+            builder=params["builder"],
+            params=_tree.check_variables(params["params"], "params"),
+        )
+        self.given_environment = _tree.check_variables(params["environment"], "environment")
+        self._hide_secrets()
+        _tree.check_features(tree, targets, self.request.builder, self.request.debug)
+        if params["timeout"] < 1:
+            raise TreeError("timeout must be at least 1 second.")
+        self.stamp_path = os.path.join(self.request.state_directory, f"{self.request.key}.json")
+        self.log_path = params["log_path"] or os.path.join(self.request.state_directory, f"{self.request.key}.log")
+        if params["log_path"] and not os.path.isdir(os.path.dirname(os.path.abspath(self.log_path))):
+            raise TreeError(f'The directory of the log_path "{self.log_path}" does not exist; create it first.')
+        self.environment = self._environment()
+        self.make = self._program("make", f'to build the tree "{tree}"')
+        self.timeout_program = self._program("timeout", "to end a build that takes too long")
+        self.result: dict[str, t.Any] = {"changed": False, "actions": [], "platform": self.request.platform}
+        self.result["cmd"] = self.request.command(self.make)
+        self.process: t.Any = None
+        self.ended_by = ""
+
+    # -- surroundings -------------------------------------------------------------------------------------------------
+
+    def _hide_secrets(self) -> None:
+        """Ansible shows a module's arguments with -vvv; values that are secret by their name or form must not be among them."""
+        for name, value in self.given_environment.items():
+            secret = any(part in name.upper() for part in SECRET_NAMES) or ("://" in value and "@" in value)
+            if secret and len(value) >= 6:
+                self.module.no_log_values.add(value)
+
+    def _environment(self) -> dict[str, str]:
+        environment = {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C.UTF-8", "LANGUAGE": "C"}
+        path = self.given_environment.get("PATH", os.environ.get("PATH", os.defpath))
+        # a login that is not interactive often lacks the place where Go's own installation puts it
+        places = [place for place in GO_PLACES if os.access(os.path.join(place, "go"), os.X_OK)]
+        environment["PATH"] = os.pathsep.join(dict.fromkeys(path.split(os.pathsep) + places))
+        if os.stat(self.request.tree).st_uid != os.geteuid():
+            # git refuses another user's checkout, and the tree's own scripts ask git for the version
+            count = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
+            environment["GIT_CONFIG_COUNT"] = str(count + 1)
+            environment[f"GIT_CONFIG_KEY_{count}"] = "safe.directory"
+            environment[f"GIT_CONFIG_VALUE_{count}"] = self.request.tree
+        environment.update({name: value for name, value in self.given_environment.items() if name != "PATH"})
+        return environment
+
+    def _find(self, name: str) -> str | None:
+        for directory in self.environment["PATH"].split(os.pathsep):
+            path = os.path.join(directory, name)
+            if directory and os.path.isfile(path) and os.access(path, os.X_OK):
+                return path
+        return None
+
+    def _program(self, name: str, purpose: str) -> str:
+        path = self._find(name)
+        if path is None:
+            raise TreeError(f"This host has no {name}, which is needed {purpose}; install it or add its directory to PATH in environment.")
+        return path
+
+    def _run(self, command: list[str], cwd: str | None = None) -> tuple[int, bytes, bytes]:
+        try:
+            result: tuple[int, bytes, bytes] = self.module.run_command(
+                command, cwd=cwd, environ_update=self.environment, encoding=None, expand_user_and_vars=False, handle_exceptions=False
+            )
+        except OSError as e:
+            raise TreeError(f'"{command[0]}" cannot be run ({e.strerror}); repair it.') from e
+        return result
+
+    # -- what has to be done --------------------------------------------------------------------------------------------
+
+    def _toolchain(self) -> dict[str, str]:
+        """What compiles, apart from what the tree itself says. A build container's image is named by the tree's files."""
+        if self.request.in_container:
+            self._program("docker", "for the tree's build container")
+            return {"builder": "container"}
+        go = self._find("go")
+        if go is None:
+            if self.request.images:
+                return {"builder": "the tree's own"}
+            raise TreeError('This host has no Go, which is needed to compile; install it, add its directory to PATH in environment, or use builder=container.')
+        # outside the tree, so that Go does not download the toolchain that the tree's go.mod wishes for
+        rc, out, err = self._run([go, "env", *GO_SETTINGS], cwd="/")
+        if rc != 0:
+            raise TreeError(f"{go} does not work ({err.decode('utf-8', 'replace').strip()[:200]}); repair the installation of Go.")
+        return dict(zip(GO_SETTINGS, out.decode().splitlines()))
+
+    def _version(self) -> str:
+        tree = self.request.tree
+        script = os.path.join(tree, _tree.VERSION_SCRIPT)
+        if not os.path.isfile(script):
+            raise TreeError(f'"{tree}" has no {_tree.VERSION_SCRIPT}; name the root of a Kubernetes source tree.')
+        command = [script] if os.access(script, os.X_OK) else [self._program("bash", f"to run {_tree.VERSION_SCRIPT}"), script]
+        rc, out, err = self._run(command, cwd=tree)
+        if rc != 0:
+            line = (err.decode("utf-8", "replace").strip().splitlines() or ["no message"])[-1]
+            raise TreeError(f'{_tree.VERSION_SCRIPT} of the tree "{tree}" failed with exit status {rc} ({line[:300]}); repair the checkout.')
+        dot_git = os.path.join(tree, ".git")
+        shallow = os.path.exists(os.path.join(dot_git, "shallow"))
+        return _tree.check_version(_tree.parse_version(out.decode("utf-8", "replace")), tree, os.path.exists(dot_git), shallow)
+
+    def _wanted(self) -> dict[str, t.Any]:
+        """All that decides the outputs' content."""
+        request = self.request
+        git = self._find("git") if os.path.exists(os.path.join(request.tree, ".git")) else None
+        fingerprint = _tree.git_fingerprint(request.tree, git, self._run, self.hashes) if git else _tree.walk_fingerprint(request.tree)
+        environment = json.dumps(self.given_environment, sort_keys=True).encode()
+        return {
+            "fingerprint": fingerprint,
+            "version": self._version(),
+            "toolchain": self._toolchain(),
+            "inputs": _tree.inputs_digest(self.module.params["inputs"], self.hashes),
+            "parameters": {**request.variables(), "environment": hashlib.sha256(environment).hexdigest()},
+        }
+
+    def _known_hashes(self) -> dict[str, t.Any]:
+        known: dict[str, t.Any] = {}
+        with contextlib.suppress(OSError):
+            for name in sorted(os.listdir(self.request.state_directory)):
+                if name.endswith(".json"):
+                    known.update((_tree.read_stamp(os.path.join(self.request.state_directory, name)) or {}).get("hashes", {}))
+        return known
+
+    def _digests(self) -> dict[str, str | None]:
+        """sha256 of each output that there is, or that the stamp says there was, by path."""
+        paths = {*self.request.found_binaries().values(), *self.request.found_images().values()}
+        for outputs in (self.stamp or {}).get("outputs", {}).values():
+            paths.update(output["path"] for output in outputs.values())
+        digests: dict[str, str | None] = {}
+        for path in sorted(paths):
+            try:
+                digests[path] = self.hashes.sha256(path)
+            except FileNotFoundError:
+                digests[path] = None
+            except OSError as e:
+                raise TreeError(f'The output "{path}" cannot be read ({e.strerror}); delete it or become its owner.') from e
+        return digests
+
+    # -- doing it -----------------------------------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, t.Any]:
+        with contextlib.ExitStack() as stack:
+            if not self.module.check_mode:
+                stack.enter_context(self._lock())
+                stack.enter_context(self._signals())
+            self.stamp = _tree.read_stamp(self.stamp_path)
+            self.hashes = _tree.HashCache(self._known_hashes())
+            wanted = self._wanted()
+            before = self._digests()
+            reasons = _tree.reasons_to_build(self.stamp, wanted, before)
+            if not reasons and self.module.params["rebuild"] == "always":
+                reasons = ["rebuild is always"]
+            self.result.update(version=wanted["version"], fingerprint=wanted["fingerprint"], seconds=0.0)
+            if reasons:
+                self._build(wanted, reasons, before)
+            else:
+                self.result["outputs"] = self.stamp["outputs"] if self.stamp else {}
+                self._diff(before, before, wanted["version"])
+            self.result["log_path"] = self.log_path if os.path.exists(self.log_path) else None
+        return self.result
+
+    def _build(self, wanted: dict[str, t.Any], reasons: list[str], before: dict[str, str | None]) -> None:
+        because = " and ".join(reasons[:3]) + (f" and {len(reasons) - 3} more" if len(reasons) > 3 else "")
+        command = f"make {' '.join(self.request.targets)} for {self.request.platform}"
+        if self.module.check_mode:
+            self.result["changed"] = True
+            self.result["actions"].append(f"Would run {command}, because {because}")
+            self.result["outputs"] = self._outputs(strict=False)
+            self._diff(before, None, wanted["version"])
+            return
+        self._make()
+        outputs = self._outputs(strict=True)
+        after = {output["path"]: output["sha256"] for kind in outputs.values() for output in kind.values()}
+        self.result["outputs"] = outputs
+        self.result["actions"].append(f"Ran {command}, because {because}")
+        for path in sorted({*before, *after}):
+            if before.get(path) != after.get(path):
+                self.result["changed"] = True
+                self.result["actions"].append(f"{path} {'changed' if path in after else 'is gone'}")
+        self._diff(before, after, wanted["version"])
+        self._write_stamp({"format": _tree.STAMP_FORMAT, **wanted, "outputs": outputs, "hashes": self.hashes.used})
+
+    def _make(self) -> None:
+        """Run make with its output in the log. ``timeout`` leads a process group of its own and ends all of it."""
+        params = self.module.params
+        remaining = max(1, round(params["timeout"] - (time.monotonic() - self.started)))
+        containers = self._containers()
+        command = [self.timeout_program, "-k", str(KILL_AFTER), str(remaining), *self.result["cmd"]]
+        try:
+            # its owner's alone: a tree's scripts may say what their environment holds
+            os.close(os.open(self.log_path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
+            if params["_alive"]:
+                with open(params["_alive"], "w", encoding="utf-8") as file:
+                    file.write(self.log_path)
+        except OSError as e:
+            raise TreeError(f'The log "{self.log_path}" cannot be written ({e.strerror}); name another log_path.') from e
+        started = time.monotonic()
+        rc = self.module.run_command(
+            ["/bin/sh", "-c", REDIRECT, "sh", self.log_path, *command],
+            cwd=self.request.tree,
+            environ_update=self.environment,
+            expand_user_and_vars=False,
+            handle_exceptions=False,
+            before_communicate_callback=self._started,
+        )[0]
+        self.process = None
+        seconds = time.monotonic() - started
+        self.result.update(rc=rc, seconds=round(seconds, 3), log_path=self.log_path)
+        self.result["tail"] = _tree.log_tail(self.log_path, params["tail"])
+        what = f'make {" ".join(self.request.targets)} for {self.request.platform} in "{self.request.tree}"'
+        # timeout's own statuses; its last resort, SIGKILL to the group, takes itself along
+        late = rc in (124, 128 + signal.SIGKILL, -signal.SIGKILL) and seconds >= remaining
+        if self.ended_by or late:
+            self._remove_containers(containers)
+        if self.ended_by:
+            raise TreeError(f"{what} was ended after {seconds:.0f} s, because {self.ended_by}; run it again to go on.")
+        if late:
+            raise TreeError(f"{what} was not done after {remaining} s and was ended; give it more by timeout (the whole log: {self.log_path}).")
+        if rc != 0:
+            cause = _tree.explain(_tree.log_lines(self.log_path))
+            raise TreeError(f"{what} failed with exit status {rc}: {cause} (the whole log: {self.log_path}).")
+
+    def _outputs(self, strict: bool) -> dict[str, dict[str, t.Any]]:
+        request = self.request
+        binaries, images = request.found_binaries(), request.found_images()
+        missing = request.missing(binaries, images)
+        if strict and missing:
+            raise TreeError(f"make said it succeeded, but made no {' and no '.join(missing)} (the whole log: {self.log_path}).")
+        result: dict[str, dict[str, t.Any]] = {"binaries": {}, "images": {}}
+        for kind, paths in (("binaries", binaries), ("images", images)):
+            for name, path in paths.items():
+                try:
+                    facts: dict[str, t.Any] = (
+                        _tree.elf_facts(path, request.platform) if kind == "binaries" else {"ref": _tree.archive_facts(path, request.platform)}
+                    )
+                    entry = {"path": path, "sha256": self.hashes.sha256(path), "size": os.path.getsize(path), **facts}
+                except (TreeError, OSError):
+                    if strict:
+                        raise
+                    continue
+                result[kind][name] = entry
+                if strict and request.debug and facts.get("debug") is False:
+                    raise TreeError(f'"{path}" holds no debug information though debug is true; the tree does not heed DBG=1 for this target.')
+        return result
+
+    def _write_stamp(self, stamp: dict[str, t.Any]) -> None:
+        """Whole or not at all: the name appears only after the content is there."""
+        temporary = f"{self.stamp_path}.new"
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump(stamp, file, indent=1, sort_keys=True)
+            os.replace(temporary, self.stamp_path)
+        except OSError as e:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise TreeError(f'The outputs are made, but the stamp "{self.stamp_path}" cannot be written ({e.strerror}); mend that and run this again.') from e
+
+    def _diff(self, before: dict[str, str | None], after: dict[str, str | None] | None, version: str) -> None:
+        """``after`` is None when only a build could tell."""
+        old_version = self.stamp["version"] if self.stamp and any(before.values()) else None
+        sides = {
+            "before": {"version": old_version, "outputs": {path: sha256 for path, sha256 in before.items() if sha256}},
+            "after": {"version": version, "outputs": after if after is not None else dict.fromkeys(before, "unknown")},
+        }
+        if after is None:
+            names = [os.path.join(self.request.binary_directory, name) for name in self.request.binary_names]
+            if self.request.images:
+                names += [os.path.join(self.request.image_directory, f"{name}.tar") for name in _tree.SERVER_IMAGES]
+            sides["after"]["outputs"].update(dict.fromkeys(names, "unknown"))
+        self.result["diff"] = sides
+
+    # -- lock, signals, what a killed build leaves ------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _lock(self) -> t.Iterator[None]:
+        """One build of a tree at a time: two of them write the same files."""
+        path = os.path.join(self.request.state_directory, "lock")
+        try:
+            os.makedirs(self.request.state_directory, exist_ok=True)
+            lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        except OSError as e:
+            raise TreeError(f'"{self.request.state_directory}" cannot be written by {_tree.user_name()} ({e.strerror}); mend that or become the owner of the tree.') from e
+        try:
+            deadline = self.started + self.module.params["timeout"]
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as e:
+                    if e.errno not in (errno.EAGAIN, errno.EACCES):
+                        raise TreeError(f'"{path}" cannot be locked ({e.strerror}); put the tree on a file system with locks.') from e
+                    if time.monotonic() >= deadline:
+                        raise TreeError(
+                            f'Another build of the tree "{self.request.tree}" has been running for {self.module.params["timeout"]} s; '
+                            "wait for its end, or end it, and run this again."
+                        ) from e
+                    time.sleep(0.2)
+            yield
+        finally:
+            os.close(lock)
+
+    @contextlib.contextmanager
+    def _signals(self) -> t.Iterator[None]:
+        """An interrupt, or nobody waiting any more, ends make first and then this module."""
+        names = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        previous = {name: signal.signal(name, lambda number, frame: self._end(f"{signal.Signals(number).name} came")) for name in names}
+        previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._watch)
+        signal.setitimer(signal.ITIMER_REAL, WATCH_EVERY, WATCH_EVERY)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for name, handler in previous.items():
+                signal.signal(name, handler)
+
+    def _end(self, reason: str) -> None:
+        if self.ended_by:
+            return
+        self.ended_by = reason
+        if self.process is None:
+            raise TreeError(f"The build was interrupted, because {reason}; run it again.")
+        # timeout passes it on to its whole group, and kills what is left after a while
+        self.process.terminate()
+
+    def _started(self, process: t.Any) -> None:
+        self.process = process
+        if self.ended_by:
+            process.terminate()
+
+    def _watch(self, dummy_number: int, dummy_frame: t.Any) -> None:
+        """Ansible closes the pipe of a task that it gives up, and the action plugin stops touching its file."""
+        alive = self.module.params["_alive"]
+        if alive:
+            try:
+                gone = time.time() - os.stat(alive).st_mtime > WATCH_PATIENCE
+            except OSError:
+                gone = True
+        else:
+            poll = select.poll()
+            poll.register(1, 0)
+            gone = any(event & (select.POLLERR | select.POLLHUP) for dummy, event in poll.poll(0))
+        if gone and self.process is not None:
+            self._end("nobody waits for it any more")
+
+    def _containers(self) -> set[str]:
+        """Containers that have the tree mounted: an ended ``docker run`` does not end its container."""
+        docker = self._find("docker") if self.request.in_container or self.request.images else None
+        if docker is None:
+            return set()
+        rc, out, dummy = self._run([docker, "ps", "--quiet", "--no-trunc", "--filter", f"volume={self.request.tree}"])
+        return set(out.decode().split()) if rc == 0 else set()
+
+    def _remove_containers(self, before: set[str]) -> None:
+        left = sorted(self._containers() - before)
+        if left:
+            self._run([self._program("docker", "to remove build containers"), "rm", "--force", "--volumes", *left])
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "tree": {"type": "path", "required": True},
+            "targets": {"type": "list", "elements": "str", "default": ["all"]},
+            "what": {"type": "list", "elements": "str", "default": []},
+            "debug": {"type": "bool", "default": False},
+            "platform": {"type": "str"},
+            "builder": {"type": "str", "choices": ["host", "container"], "default": "host"},
+            "params": {"type": "dict", "default": {}},
+            "environment": {"type": "dict", "default": {}},
+            "inputs": {"type": "list", "elements": "path", "default": []},
+            "rebuild": {"type": "str", "choices": ["auto", "always"], "default": "auto"},
+            "log_path": {"type": "path"},
+            "tail": {"type": "int", "default": 20},
+            "timeout": {"type": "int", "default": 7200},
+            "progress": {"type": "str", "choices": ["none", "summary", "lines"], "default": "summary"},
+            # for the action plugin alone: the file that it touches as long as it waits, and that tells it where the log is
+            "_alive": {"type": "path"},
+        },
+        supports_check_mode=True,
+    )
+    worker: KubeMake | None = None
+    try:
+        worker = KubeMake(module)
+        module.exit_json(**worker.run())
+    except TreeError as e:
+        known = worker.result if worker is not None else {}
+        module.fail_json(msg=str(e), **{name: known[name] for name in ("cmd", "rc", "log_path", "tail", "seconds") if name in known})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,592 @@
+# Copyright (c) 2026, nodeforge contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""kube_make against small trees of Kubernetes' layout: real make, real Go, real git, real container engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import typing as t
+
+import pytest
+
+COLLECTIONS = pathlib.Path(__file__).resolve().parents[2] / ".collections"
+
+MAKEFILE = r"""
+# Kubernetes' contract in small: WHAT, DBG, KUBE_BUILD_PLATFORMS, KUBE_EXTRA_WHAT
+KUBE_BUILD_PLATFORMS ?= linux/$(shell go env GOARCH)
+KUBE_OUTPUT_SUBPATH ?= local
+WHAT ?= cmd/kubelet cmd/kubeadm
+OUT = _output/$(KUBE_OUTPUT_SUBPATH)/bin/$(KUBE_BUILD_PLATFORMS)
+ifeq ($(DBG),1)
+FLAGS = -gcflags 'all=-N -l'
+else
+FLAGS = -trimpath -ldflags '-s -w'
+endif
+SERVERS = kube-apiserver kube-controller-manager kube-scheduler kube-proxy
+ARCH = $(notdir $(KUBE_BUILD_PLATFORMS))
+
+.PHONY: all quick-release-images stubborn lazy chatty wrong secret
+all:
+	@echo run >> $(COUNTER)
+	@echo "+++ Building $(WHAT) for $(KUBE_BUILD_PLATFORMS)"
+	@mkdir -p $(OUT)
+	@set -e; for what in $(WHAT); do \
+	  CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build $(FLAGS) -o $(OUT)/$$(basename $$what) ./$$what; done
+
+quick-release-images:
+	@rm -rf _output/release-images
+	@$(MAKE) --no-print-directory all WHAT="cmd/kubelet $(KUBE_EXTRA_WHAT)" KUBE_OUTPUT_SUBPATH=dockerized
+	@mkdir -p _output/release-images/$(ARCH)
+	@set -e; for name in $(SERVERS); do \
+	  cp _output/dockerized/bin/$(KUBE_BUILD_PLATFORMS)/kubelet _output/stage-$$name; \
+	  sh hack/image.sh $$name $(ARCH) _output/release-images/$(ARCH)/$$name.tar; done
+
+stubborn:
+	@sh -c 'trap "" TERM; echo $$$$ > _output/pid; while :; do sleep 0.1; done'
+
+lazy:
+	@sh -c 'echo $$$$ > _output/pid; exec sleep 600'
+
+chatty:
+	@head -c 300000000 /dev/zero | tr '\0' 'x' | fold -w 120
+
+wrong:
+	@true
+
+secret:
+	@echo "the token is $$MY_TOKEN"
+"""
+
+VERSION_SCRIPT = r"""#!/usr/bin/env bash
+cd "$(dirname "$0")/.." || exit 1
+if [ -n "$KUBE_GIT_VERSION_FILE" ]; then . "$KUBE_GIT_VERSION_FILE"
+elif [ -e .git ]; then
+  KUBE_GIT_VERSION=$(git describe --tags --match='v*' --dirty 2>/dev/null)
+elif [ -e version.txt ]; then KUBE_GIT_VERSION=$(cat version.txt)
+fi
+echo "STABLE_BUILD_GIT_COMMIT unknown"
+echo "gitVersion $KUBE_GIT_VERSION"
+"""
+
+# Kubernetes' build/run.sh in small: a container in which the tree is mounted
+RUN_SCRIPT = r"""#!/usr/bin/env bash
+set -e
+tree=$(cd "$(dirname "$0")/.." && pwd)
+exec docker run --rm --network none --user "$(id -u):$(id -g)" --env KUBE_OUTPUT_SUBPATH=dockerized --env HOME=/tmp \
+  --volume "$tree:/go/src/k8s.io/kubernetes" --workdir /go/src/k8s.io/kubernetes BUILDER "$@"
+"""
+
+# A docker archive, written by hand: config, one layer, manifest
+IMAGE_SCRIPT = r"""
+name=$1 arch=$2 out=$3
+work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
+cp "_output/stage-$name" "$work/$name"
+common='--sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --format=ustar'
+tar -C "$work" $common -cf "$work/layer.tar" "$name"
+printf '{"architecture":"%s","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
+  "$arch" "$(sha256sum "$work/layer.tar" | cut -d' ' -f1)" > "$work/config.json"
+printf '[{"Config":"config.json","RepoTags":["registry.k8s.io/%s-%s:v1.37.2"],"Layers":["layer.tar"]}]' "$name" "$arch" > "$work/manifest.json"
+tar -C "$work" $common -cf "$out" config.json layer.tar manifest.json
+"""
+
+PROGRAM = 'package main\n\nimport "fmt"\n\nfunc main() { fmt.Println("%s says hello") }\n'
+
+
+class Tree:
+    """A tree on disk, and a count of how often make really ran."""
+
+    def __init__(self, path: pathlib.Path, git: bool = True, version: str = "v1.37.2") -> None:
+        self.path = path
+        self.counter = path.parent / f"{path.name}.count"
+        for name in ("kubelet", "kubeadm"):
+            self.write(f"cmd/{name}/main.go", PROGRAM % name)
+        self.write("go.mod", "module k8s.io/kubernetes\n\ngo 1.20\n")
+        self.write("Makefile", MAKEFILE.replace("$(COUNTER)", str(self.counter)))
+        self.write("hack/print-workspace-status.sh", VERSION_SCRIPT, 0o755)
+        self.write("hack/image.sh", IMAGE_SCRIPT)
+        self.write(".gitignore", "/_output/\n")
+        if git:
+            self.git("init", "-q", "-b", "main")
+            self.commit()
+            self.git("tag", version)
+        else:
+            self.write("version.txt", version)
+
+    def write(self, name: str, text: str, mode: int = 0o644) -> pathlib.Path:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        path.chmod(mode)
+        return path
+
+    def git(self, *args: str) -> str:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false", "-c", f"safe.directory={self.path}"]
+        return subprocess.run(["git", "-C", str(self.path), *identity, *args], check=True, capture_output=True, text=True).stdout
+
+    def commit(self) -> None:
+        self.git("add", "--all")
+        self.git("commit", "-q", "-m", "change")
+
+    @property
+    def runs(self) -> int:
+        return len(self.counter.read_text().splitlines()) if self.counter.exists() else 0
+
+    def output(self, name: str) -> pathlib.Path:
+        return next((self.path / "_output").glob(f"*/bin/linux/*/{name}"))
+
+
+@pytest.fixture
+def tree(tmp_path: pathlib.Path) -> Tree:
+    return Tree(tmp_path / "kubernetes")
+
+
+@pytest.fixture
+def make(run_module: t.Any, tree: Tree) -> t.Callable[..., t.Any]:
+    def call(check: bool = False, diff: bool = False, **args: t.Any) -> t.Any:
+        return run_module("kube_make", {"tree": str(tree.path), "what": ["cmd/kubelet"], **args}, check=check, diff=diff)
+
+    return call
+
+
+def failure(result: t.Any) -> str:
+    """The message of a failure: one sentence, and never a traceback."""
+    assert result.get("failed"), result
+    message: str = result["msg"]
+    assert message.endswith(".") and "\n" not in message and "Traceback" not in json.dumps(result), message
+    return message
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+
+
+def gone(pid: int) -> bool:
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def wait_for(condition: t.Callable[[], t.Any], seconds: float = 20) -> t.Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds} s: {condition}")
+
+
+# -- truth of changed, check and diff -----------------------------------------------------------------------------------
+
+
+def test_first_and_second_run(tree: Tree, make: t.Any) -> None:
+    predicted = make(check=True, diff=True)
+    assert predicted["changed"] and tree.runs == 0
+    assert predicted["outputs"] == {"binaries": {}, "images": {}} and predicted["log_path"] is None
+    assert not (tree.path / "_output").exists(), "check mode wrote something"
+    first = make(diff=True)
+    assert first["changed"] and tree.runs == 1
+    kubelet = first["outputs"]["binaries"]["kubelet"]
+    assert kubelet["sha256"] == sha256(kubelet["path"]) and kubelet["size"] == os.path.getsize(kubelet["path"])
+    assert kubelet["path"] == str(tree.path / "_output/local/bin" / first["platform"] / "kubelet")
+    assert kubelet["static"] is True and kubelet["debug"] is False
+    assert subprocess.check_output([kubelet["path"]], text=True) == "kubelet says hello\n"
+    assert first["version"] == "v1.37.2" and first["outputs"]["images"] == {}
+    assert first["diff"]["before"] == {"version": None, "outputs": {}}
+    assert first["diff"]["after"] == {"version": "v1.37.2", "outputs": {kubelet["path"]: kubelet["sha256"]}}
+    assert predicted["diff"]["after"]["outputs"] == {kubelet["path"]: "unknown"}
+    assert predicted["cmd"] == first["cmd"] and "WHAT=cmd/kubelet" in first["cmd"]
+    assert any("Building cmd/kubelet" in line for line in first["tail"])
+    assert "Building cmd/kubelet" in pathlib.Path(first["log_path"]).read_text()
+
+    second = make(diff=True)
+    assert not second["changed"] and second["actions"] == [] and tree.runs == 1
+    assert second["outputs"] == first["outputs"] and second["version"] == first["version"]
+    assert second["diff"]["before"] == second["diff"]["after"] == first["diff"]["after"]
+    assert not make(check=True)["changed"]
+    # the spelling of a component makes no difference
+    assert not make(what=["k8s.io/kubernetes/cmd/kubelet", "./cmd/kubelet", "kubelet"])["changed"] and tree.runs == 1
+
+
+@pytest.mark.parametrize("git", [True, False], ids=["git", "no-git"])
+def test_edit_is_built_and_touch_is_not_a_change(tmp_path: pathlib.Path, run_module: t.Any, git: bool) -> None:
+    tree = Tree(tmp_path / "tree", git=git)
+    args = {"tree": str(tree.path), "what": ["cmd/kubelet"]}
+    first = run_module("kube_make", args)
+    assert first["changed"] and not run_module("kube_make", args)["changed"] and tree.runs == 1
+
+    main = tree.path / "cmd/kubelet/main.go"
+    os.utime(main)
+    touched = run_module("kube_make", args)
+    # git tells by content; without it make has to run, and finds nothing new
+    assert not touched["changed"] and tree.runs == (1 if git else 2)
+    runs = tree.runs
+
+    main.write_text(PROGRAM % "another kubelet")
+    predicted = run_module("kube_make", args, check=True)
+    assert predicted["changed"] and "the sources changed" in predicted["actions"][0] and tree.runs == runs
+    assert predicted["outputs"] == first["outputs"]
+    edited = run_module("kube_make", args)
+    assert edited["changed"] and tree.runs == runs + 1
+    assert edited["version"] == ("v1.37.2-dirty" if git else "v1.37.2")
+    assert edited["outputs"]["binaries"]["kubelet"]["sha256"] != first["outputs"]["binaries"]["kubelet"]["sha256"]
+    assert not run_module("kube_make", args)["changed"]
+
+    if git:
+        # the same content again, as at first: built again, and byte for byte what it was
+        tree.git("checkout", "-q", "--", ".")
+        back = run_module("kube_make", args)
+        assert back["changed"] and back["outputs"] == {**first["outputs"], "binaries": back["outputs"]["binaries"]}
+        assert back["outputs"]["binaries"]["kubelet"]["sha256"] == first["outputs"]["binaries"]["kubelet"]["sha256"]
+
+
+def test_untracked_deleted_and_ignored_files(tree: Tree, make: t.Any) -> None:
+    make()
+    tree.write("cmd/kubelet/with a space.go", "package main\n\nfunc init() { println(1) }\n")
+    assert make(check=True)["changed"]
+    (tree.path / "cmd/kubelet/with a space.go").unlink()
+    assert not make(check=True)["changed"]
+    (tree.path / "_output/anything").write_text("x")
+    assert not make(check=True)["changed"]
+    os.chmod(tree.path / "hack/image.sh", 0o755)
+    assert make(check=True)["changed"]
+
+
+def test_outputs_altered_or_missing_are_built_again(tree: Tree, make: t.Any) -> None:
+    first = make()
+    path = pathlib.Path(first["outputs"]["binaries"]["kubelet"]["path"])
+    status = path.stat()
+    # same size, same time of change: still noticed
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert "no longer what was built" in make(check=True)["actions"][0]
+    path.unlink()
+    assert "is missing" in make(check=True)["actions"][0]
+    assert make()["changed"] and sha256(path) == first["outputs"]["binaries"]["kubelet"]["sha256"]
+
+
+def test_parameters_toolchain_environment_and_inputs_count(tree: Tree, make: t.Any, tmp_path: pathlib.Path) -> None:
+    base = tmp_path / "base.tar"
+    base.write_bytes(b"1")
+    args: dict[str, t.Any] = {"inputs": [str(base)], "environment": {"NAME": "value"}}
+    make(**args)
+    assert not make(**args)["changed"]
+    assert "NEW changed" in make(check=True, **args, params={"NEW": 1})["actions"][0]
+    assert "environment changed" in make(check=True, inputs=args["inputs"], environment={"NAME": "other"})["actions"][0]
+    assert "toolchain GOFLAGS changed" in make(check=True, **{**args, "environment": {"NAME": "value", "GOFLAGS": "-p=1"}})["actions"][0]
+    base.write_bytes(b"2")
+    assert f"input {base} changed" in make(check=True, **args)["actions"][0]
+    assert tree.runs == 1
+    assert not make(**args, rebuild="always")["changed"] and tree.runs == 2
+
+
+def test_debug_binary(tree: Tree, make: t.Any) -> None:
+    plain = make()["outputs"]["binaries"]["kubelet"]
+    predicted = make(check=True, debug=True)
+    assert "DBG changed" in predicted["actions"][0]
+    result = make(debug=True)
+    kubelet = result["outputs"]["binaries"]["kubelet"]
+    assert result["changed"] and "DBG=1" in result["cmd"]
+    assert kubelet["debug"] is True and kubelet["size"] > plain["size"]
+    # back again: a debug binary is not taken for the plain one
+    assert make()["outputs"]["binaries"]["kubelet"]["sha256"] == plain["sha256"]
+
+
+def test_foreign_platform_and_everything(tree: Tree, make: t.Any) -> None:
+    result = make(what=[], platform="linux/arm64")
+    assert sorted(result["outputs"]["binaries"]) == ["kubeadm", "kubelet"]
+    assert pathlib.Path(result["outputs"]["binaries"]["kubelet"]["path"]).read_bytes()[18] == 183
+    assert not make(what=[], platform="linux/arm64")["changed"] and tree.runs == 1
+
+
+def test_images(tree: Tree, make: t.Any) -> None:
+    args: dict[str, t.Any] = {"targets": ["quick-release-images"], "what": ["cmd/kubeadm", "cmd/kubelet"], "platform": "linux/amd64"}
+    first = make(**args)
+    assert {"KUBE_EXTRA_WHAT=cmd/kubeadm cmd/kubelet", "KUBE_BUILD_PLATFORMS=linux/amd64"} <= set(first["cmd"])
+    assert sorted(first["outputs"]["binaries"]) == ["kubeadm", "kubelet"]
+    images = first["outputs"]["images"]
+    assert sorted(images) == ["kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler"]
+    assert images["kube-proxy"]["ref"] == "registry.k8s.io/kube-proxy-amd64:v1.37.2"
+    assert images["kube-proxy"]["sha256"] == sha256(images["kube-proxy"]["path"])
+    assert "/_output/dockerized/bin/linux/amd64/" in first["outputs"]["binaries"]["kubelet"]["path"]
+    assert not make(**args)["changed"] and tree.runs == 1
+    # the other platform wipes these archives, and the stamp is not fooled
+    assert make(**{**args, "platform": "linux/arm64"})["changed"]
+    assert "is missing" in make(**args, check=True)["actions"][0]
+    again = make(**args)
+    assert again["changed"] and again["outputs"] == first["outputs"]
+
+
+def test_secrets_and_memory(tree: Tree, make: t.Any, run_module: t.Any) -> None:
+    (tree.path / "_output").mkdir()
+    failed = make(targets=["chatty"], rebuild="always", environment={"MY_TOKEN": "very-secret-value"})
+    assert "made no" in failure(failed)
+    assert os.path.getsize(failed["log_path"]) > 290_000_000 and len(json.dumps(failed)) < 20_000
+    os.truncate(failed["log_path"], 0)
+    result = make(targets=["all"], environment={"MY_TOKEN": "very-secret-value", "HTTPS_PROXY": "http://me:pass@proxy:3128"})
+    for text in (json.dumps(result), *(path.read_text() for path in (tree.path / "_output/nodeforge").glob("*.json"))):
+        assert "very-secret" not in text and "me:pass" not in text
+    said = make(targets=["secret"], environment={"MY_TOKEN": "very-secret-value"})
+    assert os.stat(said["log_path"]).st_mode & 0o777 == 0o600 and "very-secret" not in json.dumps(said)
+
+
+def test_make_above_does_not_interfere(tree: Tree, run_module: t.Any) -> None:
+    """`make node WHAT=… DBG=1` runs this module below another make, whose variables must not leak in."""
+    environment = {"MAKEFLAGS": " -n -- DBG=1 WHAT=cmd/nothing", "MAKELEVEL": "1", "DBG": "1", "WHAT": "cmd/nothing"}
+    result = run_module("kube_make", {"tree": str(tree.path), "what": ["kubelet"]}, env=environment)
+    assert tree.runs == 1 and result["outputs"]["binaries"]["kubelet"]["debug"] is False
+
+
+# -- in a container --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def builder_image() -> t.Iterator[str]:
+    """An image that sees the host's own tools: nothing is pulled, nothing but an empty file system is stored."""
+    name = f"nodeforge-test-builder:{os.getpid()}"
+    subprocess.run(["docker", "import", "-", name], input=b"\0" * 10240, check=True, capture_output=True)
+    yield name
+    subprocess.run(["docker", "image", "rm", "--force", name], check=True, capture_output=True)
+
+
+@pytest.fixture
+def container_tree(tree: Tree, builder_image: str) -> Tree:
+    goroot = subprocess.check_output(["go", "env", "GOROOT"], text=True).strip()
+    mounts = [pathlib.Path(place) for place in ("/usr", "/bin", "/lib", "/lib64", "/etc/alternatives", goroot)]
+    volumes = " ".join(f"--volume {place.resolve()}:{place}:ro" for place in mounts if place.exists())
+    script = RUN_SCRIPT.replace("BUILDER", f"{volumes} --env PATH={goroot}/bin:/usr/bin:/bin {builder_image}")
+    tree.write("build/run.sh", script, 0o755)
+    makefile = (tree.path / "Makefile").read_text().replace(str(tree.counter), "_output/count")
+    tree.write("Makefile", makefile)
+    tree.counter = tree.path / "_output/count"
+    tree.commit()
+    tree.git("tag", "--force", "v1.37.2")
+    return tree
+
+
+def containers(tree: Tree) -> list[str]:
+    return subprocess.check_output(["docker", "ps", "--all", "--quiet", "--filter", f"volume={tree.path}"], text=True).split()
+
+
+def test_container(container_tree: Tree, make: t.Any) -> None:
+    (container_tree.path / "_output").mkdir()
+    first = make(builder="container", debug=True)
+    assert first["cmd"][:3] == [str(container_tree.path / "build/run.sh"), "make", "all"]
+    assert first["cmd"][-1] == "DBG=1"
+    kubelet = first["outputs"]["binaries"]["kubelet"]
+    assert "/_output/dockerized/bin/" in kubelet["path"] and kubelet["debug"] is True
+    assert b"/go/src/k8s.io/kubernetes/cmd/kubelet/main.go" in pathlib.Path(kubelet["path"]).read_bytes()
+    assert not make(builder="container", debug=True)["changed"] and container_tree.runs == 1
+    assert containers(container_tree) == []
+
+
+def test_container_ends_with_the_build(container_tree: Tree, make: t.Any) -> None:
+    (container_tree.path / "_output").mkdir()
+    result = make(builder="container", targets=["stubborn"], timeout=4)
+    assert "was not done after" in failure(result)
+    assert (container_tree.path / "_output/pid").exists(), "the container never ran"
+    assert containers(container_tree) == []
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_tree(tree: Tree, make: t.Any, tmp_path: pathlib.Path) -> None:
+    assert f'There is no tree "{tmp_path}/absent"' in failure(make(tree=str(tmp_path / "absent")))
+    (tmp_path / "file").touch()
+    assert "is not a directory" in failure(make(tree=str(tmp_path / "file")))
+    (tmp_path / "empty").mkdir()
+    assert "has no Makefile" in failure(make(tree=str(tmp_path / "empty")))
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_what_cannot_be_built(tree: Tree, make: t.Any) -> None:
+    message = failure(make(what=["cmd/kublet"]))
+    assert '"cmd/kublet"' in message and "cmd/kubeadm, cmd/kubelet" in message
+    message = failure(make(platform="linux/s390x"))
+    assert '"linux/s390x"' in message and "linux/amd64 or linux/arm64" in message
+    assert "All=1" in failure(make(params={"All=1": 1}))
+    assert "option debug" in failure(make(params={"DBG": 1}))
+    assert "option what" in failure(make(environment={"WHAT": "cmd/kubelet"}))
+    assert "mixes quick-release-images" in failure(make(targets=["all", "quick-release-images"]))
+    assert "build/run.sh" in failure(make(builder="container"))
+    assert "image.tar" in failure(make(inputs=["/nowhere/image.tar"]))
+    assert '"nothing"' in failure(make(targets=["nothing"]))
+    assert tree.runs == 0 and not (tree.path / "_output/local").exists()
+
+
+def test_versions_that_are_none(tree: Tree, make: t.Any, tmp_path: pathlib.Path, run_module: t.Any) -> None:
+    tree.git("tag", "-d", "v1.37.2")
+    assert "fetch --tags" in failure(make())
+    tree.git("tag", "v1.37")
+    message = failure(make())
+    assert '"v1.37"' in message and "KUBE_GIT_VERSION_FILE" in message
+    tree.write("another", "x")
+    tree.commit()
+    tree.git("tag", "v1.36.0", "HEAD~1")
+    clone = tmp_path / "shallow"
+    subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{tree.path}", str(clone)], check=True, capture_output=True)
+    message = failure(run_module("kube_make", {"tree": str(clone), "what": ["kubelet"]}))
+    assert "shallow clone" in message and "--unshallow" in message
+    # and the remedy works
+    (tmp_path / "version").write_text("KUBE_GIT_VERSION=v1.37.0+mine\n")
+    args = {"tree": str(clone), "what": ["kubelet"], "environment": {"KUBE_GIT_VERSION_FILE": str(tmp_path / "version")}}
+    assert run_module("kube_make", args)["version"] == "v1.37.0+mine"
+    assert "not a git checkout" in failure(run_module("kube_make", {"tree": str(Tree(tmp_path / "plain", git=False, version="").path)}))
+    tree.write("hack/print-workspace-status.sh", "#!/bin/sh\necho broken >&2\nexit 3\n", 0o755)
+    assert "exit status 3 (broken)" in failure(make())
+    (tree.path / "hack/print-workspace-status.sh").unlink()
+    assert "no hack/print-workspace-status.sh" in failure(make())
+
+
+def test_compile_error_then_mended(tree: Tree, make: t.Any) -> None:
+    good = make()
+    tree.write("cmd/kubelet/main.go", "package main\n\nfunc main() { undefinedThing() }\n")
+    result = make()
+    message = failure(result)
+    assert "cmd/kubelet/main.go:3:15: undefined: undefinedThing" in message and result["log_path"] in message
+    assert result["rc"] == 2 and any("undefinedThing" in line for line in result["tail"])
+    assert "the sources changed" in make(check=True)["actions"][0], "a failed build was taken for a good one"
+    tree.git("checkout", "-q", "--", ".")
+    assert make()["outputs"] == good["outputs"]
+
+
+def test_programs_missing(tree: Tree, run_module: t.Any, tmp_path: pathlib.Path) -> None:
+    for missing in ("make", "timeout"):
+        tools = tmp_path / f"without-{missing}"
+        tools.mkdir()
+        for place in ("/bin", "/usr/bin"):
+            for program in pathlib.Path(place).iterdir():
+                if program.name != missing and not (tools / program.name).exists():
+                    (tools / program.name).symlink_to(program)
+        args = {"tree": str(tree.path), "environment": {"PATH": str(tools)}}
+        assert f"This host has no {missing}" in failure(run_module("kube_make", args))
+
+
+def test_output_that_is_no_program(tree: Tree, make: t.Any) -> None:
+    assert "made no" in failure(make(targets=["wrong"]))
+    kubelet = tree.write(f"_output/local/bin/linux/{os.uname().machine.replace('x86_64', 'amd64').replace('aarch64', 'arm64')}/kubelet", "text")
+    assert "not a complete Linux program" in failure(make(targets=["wrong"]))
+    kubelet.unlink()
+    result = make(targets=["wrong"], platform="linux/arm64", check=True)
+    assert result["changed"] and result["outputs"]["binaries"] == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changes to another user")
+def test_another_users_tree(tree: Tree, run_module: t.Any, make: t.Any) -> None:
+    for path in (tree.path, *tree.path.rglob("*")):
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    with pytest.raises(subprocess.CalledProcessError):
+        subprocess.run(["git", "-C", str(tree.path), "status"], check=True, capture_output=True)
+    result = make()
+    assert result["version"] == "v1.37.2" and not make()["changed"] and tree.runs == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changes to another user")
+def test_tree_without_rights() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        tree = Tree(pathlib.Path(directory) / "tree")
+        tree.path.chmod(0o700)
+        assert f'The tree "{tree.path}" cannot be read by user id 65534' in failure(as_nobody(tree))
+        tree.path.chmod(0o755)
+        assert f'"{tree.path}/_output/nodeforge" cannot be written by user id 65534' in failure(as_nobody(tree))
+
+
+def as_nobody(tree: Tree) -> t.Any:
+    """The module, run by a user without rights; what it imports may lie where that user cannot read."""
+    code = (
+        "import os; from ansible_collections.nodeforge.kind.plugins.modules import kube_make; import ansible.module_utils.errors;"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534); os.chdir('/'); kube_make.main()"
+    )
+    payload = json.dumps({"ANSIBLE_MODULE_ARGS": {"tree": str(tree.path), "what": ["kubelet"]}})
+    environment = {**os.environ, "PYTHONPATH": str(COLLECTIONS)}
+    process = subprocess.run([sys.executable, "-c", code], input=payload, capture_output=True, text=True, env=environment)
+    assert "Traceback" not in process.stderr, process.stderr
+    return json.loads(process.stdout)
+
+
+def test_timeout_ends_all_of_it(tree: Tree, make: t.Any) -> None:
+    (tree.path / "_output").mkdir()
+    started = time.monotonic()
+    result = make(targets=["lazy"], timeout=2)
+    assert "was not done after 2 s" in failure(result) and time.monotonic() - started < 10
+    assert gone(int((tree.path / "_output/pid").read_text()))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interrupt(tree: Tree, run_module: t.Any, number: signal.Signals) -> None:
+    (tree.path / "_output").mkdir()
+    process = run_module("kube_make", {"tree": str(tree.path), "targets": ["lazy"], "what": ["kubelet"]}, popen=True)
+    pid = int(wait_for(lambda: (tree.path / "_output/pid").exists() and (tree.path / "_output/pid").read_text().strip()))
+    process.send_signal(number)
+    result = json.loads(process.stdout.read())
+    assert process.wait(20) == 1 and f"{number.name} came" in result["msg"]
+    assert gone(pid) and list((tree.path / "_output/nodeforge").glob("*.json*")) == []
+
+
+def test_nobody_waits_any_more(tree: Tree, run_module: t.Any) -> None:
+    """What happens to a task over ssh when its connection breaks: the pipes close, and no signal comes."""
+    (tree.path / "_output").mkdir()
+    process = run_module("kube_make", {"tree": str(tree.path), "targets": ["lazy"], "what": ["kubelet"]}, popen=True)
+    pid = int(wait_for(lambda: (tree.path / "_output/pid").exists() and (tree.path / "_output/pid").read_text().strip()))
+    process.stdout.close()
+    wait_for(lambda: gone(pid), 15)
+    process.wait(20)
+
+
+def test_two_at_once(tree: Tree, run_module: t.Any, make: t.Any) -> None:
+    args = {"tree": str(tree.path), "what": ["cmd/kubelet"]}
+    processes = [run_module("kube_make", args, popen=True) for dummy in range(2)]
+    results = [json.loads(process.stdout.read()) for process in processes]
+    assert [process.wait(60) for process in processes] == [0, 0], results
+    assert sorted(result["changed"] for result in results) == [False, True] and tree.runs == 1
+    assert results[0]["outputs"] == results[1]["outputs"]
+
+    holder = run_module("kube_make", {**args, "targets": ["lazy"]}, popen=True)
+    wait_for(lambda: (tree.path / "_output/pid").exists())
+    message = failure(make(timeout=1))
+    assert "Another build of the tree" in message
+    assert not make(check=True)["changed"], "check mode needs no lock"
+    holder.terminate()
+    holder.stdout.read()
+    assert holder.wait(20) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+def test_full_disk(tree: Tree, make: t.Any) -> None:
+    output = tree.path / "_output"
+    output.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(output)], capture_output=True).returncode != 0:
+        pytest.skip("this machine does not let us mount a tmpfs")
+    try:
+        assert "the disk is full" in failure(make())
+        assert list((output / "nodeforge").glob("*.json*")) == []
+    finally:
+        subprocess.run(["umount", str(output)], check=True)
+    assert make()["changed"]
+
+
+def test_memory_stays_flat(tree: Tree, make: t.Any) -> None:
+    """Outputs are hashed in pieces: the module stays under 150 MB whatever their size."""
+    kubelet = make()["outputs"]["binaries"]["kubelet"]["path"]
+    os.truncate(kubelet, 2 << 30)
+    code = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[2:], input=sys.argv[1], check=True, text=True, stdout=subprocess.DEVNULL);"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    payload = json.dumps({"ANSIBLE_MODULE_ARGS": {"tree": str(tree.path), "what": ["kubelet"], "_ansible_check_mode": True}})
+    command = [sys.executable, "-c", code, payload, sys.executable, "-m", "ansible_collections.nodeforge.kind.plugins.modules.kube_make"]
+    out = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(COLLECTIONS)}).stdout
+    assert int(out) < 150 * 1024
