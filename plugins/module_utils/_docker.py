@@ -328,7 +328,9 @@ class Engine:
         with self.explained(f'Looking at {path} in the container "{container}"'):
             url = self.api._url("/containers/{0}/archive", container)
             response = self.api.head(url, params={"path": path}, timeout=self.api.timeout)
-            if response.status_code == 404 and self.container(container) is not None:
+            if response.status_code == 404:
+                if self.container(container) is None:
+                    raise EngineError(f'There is no container "{container}" at {self.host} any more: run again')
                 return None
             self.api._raise_for_status(response)
             return json.loads(base64.b64decode(response.headers["X-Docker-Container-Path-Stat"]))
