@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Copyright (c) 2026, nodeforge contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Makes a tree of what lies in PARTIAL and puts it into PATH: lay_out.sh PARTIAL PATH VERSION DIGEST
+# Until the last step nothing but PARTIAL is touched, so an interrupted run leaves nothing that looks like a tree.
+set -euo pipefail
+partial=$1 path=$2 version=$3 digest=$4
+# shellcheck source=roles/embedded_tree/files/tree/hack/lib.sh
+source "$partial/hack/lib.sh"
+find_go
+export GOFLAGS=-mod=mod
+
+grep -q "^[[:space:]]k8s.io/kubernetes $version\$" go.mod || hack/update-go-mod.sh "$version"
+go mod vendor 2>"$partial.log" ||
+  die "The modules of Kubernetes $version cannot be had: check the Go module proxy and the disk (the Go command says: $(grep -v ': downloading ' "$partial.log" | tail -n 2 | paste -sd' '))"
+
+# Everything in the commit is the same on every machine, and so are the commit and what is compiled from it.
+GIT_AUTHOR_DATE=$(go list -m -f '{{.Time.Unix}}' k8s.io/kubernetes)' +0000'
+export GIT_AUTHOR_DATE GIT_COMMITTER_DATE=$GIT_AUTHOR_DATE
+export GIT_AUTHOR_NAME=nodeforge GIT_AUTHOR_EMAIL=nodeforge@localhost
+export GIT_COMMITTER_NAME=nodeforge GIT_COMMITTER_EMAIL=nodeforge@localhost
+{
+  env GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null git init --quiet --template= --initial-branch=main .
+  mkdir -p .git/info
+  printf '* -text\n' >.git/info/attributes # no conversion of line ends, whatever dependencies say
+  # the modules' own lists of ignored files do not count
+  repo -c core.looseCompression=1 add --all --force .
+  repo commit --quiet --message "Kubernetes $version"
+  repo tag "$version"
+} >"$partial.log" 2>&1 || die "git could not record the tree $path: $(tail -n 2 "$partial.log" | paste -sd' ')"
+printf '%s %s\n' "$version" "$digest" >.git/nodeforge-tree
+
+cd /
+if [[ -d $path/_output ]]; then
+  mv "$path/_output" "$partial/"
+fi
+if [[ -e $path ]]; then
+  mv -T "$path" "$partial.old"
+fi
+mv -T "$partial" "$path"
