@@ -1,0 +1,387 @@
+#!/usr/bin/python
+# Copyright (c) 2026, nodeforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: docker_commit
+short_description: Make an image from a container
+version_added: 1.0.0
+author: nodeforge contributors (@nodeforge)
+description:
+  - Makes an image from a container's present state and tags it, as C(docker commit) does, and tells truthfully whether that was needed.
+  - The image is tagged only when it is complete. Until then, and after any failure, the tag names what it named before.
+extends_documentation_fragment:
+  - nodeforge.kind._attributes
+  - nodeforge.kind._attributes.actiongroup_kind
+  - nodeforge.kind._docker
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+    details:
+      - Shows the image's id, which check mode cannot know beforehand and gives as V(unknown).
+  idempotent:
+    support: full
+    details:
+      - The image carries two labels. C(io.nodeforge.fingerprint) is O(fingerprint) or, by default, one of the container - its image, its configuration,
+        and the path, size, mode and modification time of every file that differs from its image. C(io.nodeforge.commit) is one of O(changes),
+        O(labels), O(author) and O(message).
+      - Where the tag names an image with both, nothing is done. A container whose files change while it runs gives a new image each time.
+      - The label C(org.opencontainers.image.created) alone never makes a difference.
+options:
+  container:
+    description:
+      - The name or id of the container, running or not.
+      - With O(fingerprint) it is only needed where an image has to be made.
+    type: str
+  name:
+    description:
+      - The image to make as C(repository:tag), such as V(kindest/node:main). Without tag it is V(latest).
+      - Exactly one of O(name) and O(repository) is needed.
+    type: str
+  repository:
+    description: The repository of the image to make, such as V(kindest/node).
+    type: str
+  tag:
+    description: The tag of the image to make, together with O(repository). V(latest) by default.
+    type: str
+  fingerprint:
+    description:
+      - What identifies the content, such as RV(nodeforge.kind.kind_node_prepare#module:fingerprint).
+      - By default it is computed from the container.
+    type: str
+  changes:
+    description:
+      - Dockerfile instructions to apply, one an entry - C(CMD), C(ENTRYPOINT), C(ENV), C(EXPOSE), C(HEALTHCHECK), C(LABEL), C(ONBUILD),
+        C(STOPSIGNAL), C(USER), C(VOLUME), C(WORKDIR).
+    type: list
+    elements: str
+    default: []
+  labels:
+    description:
+      - Labels of the image. Values are taken literally.
+      - Labels of the container remain; the label C(io.nodeforge.build) of a build container is emptied.
+    type: dict
+    default: {}
+  author:
+    description: The author of the image.
+    type: str
+  message:
+    description: A message for the image's history.
+    type: str
+  pause:
+    description: Whether to pause a running container meanwhile, so that its files stand still.
+    type: bool
+    default: true
+  prune_previous:
+    description:
+      - Whether to remove the image that the tag named before, if now it has no other tag, and no container and no other image needs it.
+      - By default it stays, without a name, as with C(docker commit).
+    type: bool
+    default: false
+seealso:
+  - module: nodeforge.kind.kind_node_prepare
+  - module: nodeforge.kind.ctr_image_pull
+"""
+
+EXAMPLES = r"""
+- name: Make a node image from its build container
+  nodeforge.kind.docker_commit:
+    container: "{{ node.container.id }}"
+    name: kindest/node:main
+    changes: "{{ node.changes }}"
+    labels: "{{ node.labels }}"
+    fingerprint: "{{ node.fingerprint }}"
+    prune_previous: true
+
+- name: Keep the state of any container
+  nodeforge.kind.docker_commit:
+    container: database
+    repository: registry.example.org/team/database
+    tag: with-test-data
+    changes:
+      - CMD ["postgres", "-c", "fsync=off"]
+      - ENV LANG=C.UTF-8
+    labels:
+      org.example.team: storage
+    message: With the test data of November
+"""
+
+RETURN = r"""
+image:
+  description: The image that the tag names now. In check mode, where an image would be made, the one before, or V(null).
+  returned: success
+  type: dict
+  contains:
+    id:
+      description: Its id.
+      type: str
+      sample: sha256:0f6f1b5d0c8a7a9b6f0d2c3e4a5b6c7d8e9f0a1b2c3d4e5f60718293a4b5c6d7
+    size:
+      description: Its size in bytes, with all layers.
+      type: int
+      sample: 957415321
+    layers:
+      description: The digests of its layers, the lowest first.
+      type: list
+      elements: str
+      sample: ["sha256:5f0e1f6f5e4d3c2b1a09f8e7d6c5b4a392817060f5e4d3c2b1a09f8e7d6c5b4a"]
+    repo_tags:
+      description: All its tags.
+      type: list
+      elements: str
+      sample: ["kindest/node:main"]
+    labels:
+      description: Its labels.
+      type: dict
+      sample: {io.nodeforge.fingerprint: 3c1f0a9d8b7e6f5a4b3c2d1e0f9a8b7c6d5e4f3a2b1c0d9e8f7a6b5c4d3e2f1a}
+    created:
+      description: When it was made.
+      type: str
+      sample: "2026-11-24T08:00:00.123456789Z"
+    platform:
+      description: What it runs on.
+      type: str
+      sample: linux/amd64
+fingerprint:
+  description: The fingerprint that the image carries, or would.
+  returned: success
+  type: str
+  sample: 3c1f0a9d8b7e6f5a4b3c2d1e0f9a8b7c6d5e4f3a2b1c0d9e8f7a6b5c4d3e2f1a
+actions:
+  description: What was done, or would be in check mode, one sentence each.
+  returned: success
+  type: list
+  elements: str
+  sample: ["Committed the container \"nodeforge-build-3c1f0a9d8b7e-5f2a91\" as \"kindest/node:main\""]
+diff:
+  description: The id of the image that the tag names, before and after.
+  returned: in diff mode
+  type: dict
+  sample: {before: {id: null}, after: {id: unknown}}
+"""
+
+import re
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.nodeforge.kind.plugins.module_utils import _node_image as node
+from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
+    DOCKER_ARGS,
+    Engine,
+    EngineError,
+    Interrupted,
+    deferred,
+    interruptible,
+)
+
+COMMIT_LABEL = "io.nodeforge.commit"
+CREATED_LABEL = "org.opencontainers.image.created"
+INSTRUCTIONS = ("CMD", "ENTRYPOINT", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "ONBUILD", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR")
+# The engine mounts these into every container, so they are never part of an image.
+MOUNTED = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev", "/proc", "/sys")
+DELETED = 2
+
+
+def check_changes(changes: list[str]) -> list[str]:
+    """Each is one known instruction on one line: the engine takes them joined by newlines."""
+    for change in changes:
+        instruction, _space, rest = change.strip().partition(" ")
+        if instruction.upper() not in INSTRUCTIONS or not rest.strip() or "\n" in change.strip():
+            raise node.BadInput(f'The change "{change}" is not one instruction that a commit takes: write one of {", ".join(INSTRUCTIONS)} on one line')
+    return [change.strip() for change in changes]
+
+
+def label_text(key: str, value: t.Any) -> str:
+    """A label's value as text."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]*", key):
+        raise node.BadInput(f'The label "{key}" is not a label\'s name: use letters, digits, dots, slashes and hyphens')
+    if isinstance(value, (dict, list)) or "\n" in str(value):
+        raise node.BadInput(f'The value of the label "{key}" is not one line of text: join it first')
+    return "" if value is None else str(value)
+
+
+def label_change(key: str, value: str) -> str:
+    """One label as a LABEL instruction. Dockerfiles expand and unescape within double quotes."""
+    quoted = re.sub(r'(["\\$])', r"\\\1", value)
+    return f'LABEL {key}="{quoted}"'
+
+
+class Committer:
+    """Makes an image from a container, if needed."""
+
+    def __init__(self, module: AnsibleModule, engine: Engine) -> None:
+        params = self.params = module.params
+        self.module = module
+        self.engine = engine
+        self.actions: list[str] = []
+        text: str = params["name"] if params["name"] is not None else f"{params['repository']}:{params['tag'] or 'latest'}"
+        self.image = node.parse_reference(text, "image")
+        if self.image.digest:
+            raise node.BadInput(f'The image "{text}" names a digest, which only exists afterwards: write NAME:TAG')
+        self.changes = check_changes(params["changes"])
+        self.labels = {key: label_text(key, value) for key, value in params["labels"].items()}
+        # what was asked of the commit itself; when it was asked makes no difference
+        self.options = node.fingerprint(
+            [self.changes, {**self.labels, CREATED_LABEL: ""}, params["author"] or "", params["message"] or ""],
+        )
+
+    def run(self) -> dict[str, t.Any]:
+        name = f"{self.image.familiar}:{self.image.tag}"
+        before = self.engine.image(name)
+        fingerprint: str | None = self.params["fingerprint"]
+        container = None
+        if not fingerprint:
+            container = self._container(name)
+            fingerprint = self._fingerprint(container)
+        told = ((before or {}).get("Config") or {}).get("Labels") or {}
+        after = before
+        if before is None or told.get(node.FINGERPRINT_LABEL) != fingerprint or told.get(COMMIT_LABEL) != self.options:
+            container = container or self._container(name)
+            self.actions.append(f'Committed the container "{container["Name"].lstrip("/")}" as "{name}"')
+            prunable = before and self.params["prune_previous"] and self._only_named(before, name)
+            if not self.module.check_mode:
+                self._commit(container, fingerprint)
+                after = self.engine.image(name)
+                prunable = prunable and self._remove(before["Id"])
+            if prunable:
+                self.actions.append(f'Removed the image "{before["Id"]}" that had the tag before')
+        changed = bool(self.actions)
+        result: dict[str, t.Any] = {
+            "changed": changed,
+            "actions": self.actions,
+            "fingerprint": fingerprint,
+            "image": after and image_facts(after),
+        }
+        if self.module._diff:
+            unknown = changed and self.module.check_mode
+            result["diff"] = {
+                "before": {"id": before and before["Id"]},
+                "after": {"id": "unknown" if unknown else after and after["Id"]},
+            }
+        return result
+
+    def _container(self, name: str) -> dict[str, t.Any]:
+        wanted: str | None = self.params["container"]
+        if not wanted:
+            raise node.BadInput(f'The option container is missing: "{name}" has to be made, as no image of that name has this fingerprint')
+        container = self.engine.container(wanted)
+        if container is None:
+            raise EngineError(f'There is no container "{wanted}" at {self.engine.host}: start it or name another one')
+        return container
+
+    def _fingerprint(self, container: dict[str, t.Any]) -> str:
+        """What the image would be made of, without reading files."""
+        container_id = container["Id"]
+        with self.engine.explained(f'Comparing the container "{self.params["container"]}" with its image'):
+            differences = self.engine.api.diff(container_id) or []
+        mounts = [*MOUNTED, *(mount["Destination"] for mount in container["Mounts"]), *(container["HostConfig"].get("Tmpfs") or {})]
+        files = []
+        for path, kind in sorted((difference["Path"], difference["Kind"]) for difference in differences):
+            if any(f"{path}/".startswith(f"{mount}/") for mount in mounts):
+                continue
+            stat = None if kind == DELETED else self.engine.stat(container_id, path)
+            # a directory is its entries, and those are listed; its time also moves when mounts come and go
+            details = stat and [stat["mode"], stat["linkTarget"], *([] if kind_is_directory(stat) else [stat["size"], stat["mtime"]])]
+            files.append([path, kind, details])
+        config = {key: value for key, value in container["Config"].items() if key not in ("Hostname", "Image")}
+        return node.fingerprint([container["Image"], config, files])
+
+    def _commit(self, container: dict[str, t.Any], fingerprint: str) -> None:
+        """Makes the image without a name, and names it when it is there."""
+        api, image = self.engine.api, self.image
+        labels = {**self.labels, node.FINGERPRINT_LABEL: fingerprint, COMMIT_LABEL: self.options}
+        if (container["Config"].get("Labels") or {}).get(node.BUILD_LABEL):
+            labels[node.BUILD_LABEL] = ""
+        changes = [*self.changes, *(label_change(key, value) for key, value in sorted(labels.items()))]
+        doing = f'Committing the container "{self.params["container"]}" as "{image.familiar}:{image.tag}"'
+        made: str | None = None
+        try:
+            with self.engine.explained(doing):
+                with deferred():
+                    made = api.commit(
+                        container["Id"],
+                        message=self.params["message"],
+                        author=self.params["author"],
+                        pause=self.params["pause"],
+                        changes="\n".join(changes),
+                    )["Id"]
+                api.tag(made, image.familiar, image.tag)
+            made = None
+        finally:
+            if made:
+                with deferred():
+                    self._remove(made)
+
+    def _only_named(self, image: dict[str, t.Any], name: str) -> bool:
+        """Whether nothing but this tag holds an image: no other tag, no container of it or of its descendants."""
+        with self.engine.explained(f'Listing the containers of the image "{name}"'):
+            return image["RepoTags"] == [name] and not self.engine.api.containers(all=True, filters={"ancestor": image["Id"]})
+
+    def _remove(self, image: str) -> bool:
+        """Removes an image, unless something needs it."""
+        try:
+            with self.engine.explained(f'Removing the image "{image}"'):
+                self.engine.api.remove_image(image)
+        except EngineError as e:
+            if getattr(e.__cause__, "status_code", None) in (404, 409):
+                return False
+            raise
+        return True
+
+
+def kind_is_directory(stat: dict[str, t.Any]) -> bool:
+    """The topmost bit of Go's file mode."""
+    return bool(stat["mode"] >> 31 & 1)
+
+
+def image_facts(image: dict[str, t.Any]) -> dict[str, t.Any]:
+    return {
+        "id": image["Id"],
+        "size": image["Size"],
+        "layers": image["RootFS"].get("Layers") or [],
+        "repo_tags": image["RepoTags"] or [],
+        "labels": (image["Config"] or {}).get("Labels") or {},
+        "created": image["Created"],
+        "platform": f"{image['Os']}/{image['Architecture']}",
+    }
+
+
+def main() -> None:
+    """Runs the module."""
+    module = AnsibleModule(
+        argument_spec={
+            **DOCKER_ARGS,
+            "container": {"type": "str"},
+            "name": {"type": "str"},
+            "repository": {"type": "str"},
+            "tag": {"type": "str"},
+            "fingerprint": {"type": "str"},
+            "changes": {"type": "list", "elements": "str", "default": []},
+            "labels": {"type": "dict", "default": {}},
+            "author": {"type": "str"},
+            "message": {"type": "str"},
+            "pause": {"type": "bool", "default": True},
+            "prune_previous": {"type": "bool", "default": False},
+        },
+        mutually_exclusive=[("name", "repository"), ("name", "tag")],
+        required_one_of=[("name", "repository")],
+        required_by={"tag": "repository"},
+        supports_check_mode=True,
+    )
+    try:
+        with interruptible():
+            result = Committer(module, Engine(module)).run()
+    except (EngineError, node.BadInput) as e:
+        module.fail_json(msg=str(e))
+    except Interrupted as e:
+        module.fail_json(msg=f"Interrupted by {e}: no tag was changed")
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

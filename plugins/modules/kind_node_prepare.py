@@ -1,0 +1,775 @@
+#!/usr/bin/python
+# Copyright (c) 2026, nodeforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: kind_node_prepare
+short_description: Start and fill the build container of a kind node image
+version_added: 1.0.0
+author: nodeforge contributors (@nodeforge)
+description:
+  - Starts a build container from a node base image and puts into it what makes a Kubernetes node, in one streamed archive - binaries,
+    C(/kind/version), the manifests that kind applies, and any other file.
+  - Lists the images that the node must hold before it boots (RV(required_images)) and those that were built (RV(built_images)), for
+    M(nodeforge.kind.ctr_image_pull).
+  - Computes one fingerprint over everything that decides the node image. Where O(node_image) already carries it, nothing is started.
+  - The build container is not privileged, runs C(sleep) and nothing else, holds C(/run) and C(/tmp) in memory so that nothing in them reaches
+    an image, and removes itself after O(ttl) seconds whatever happens to the play.
+  - Only containers that this module made are ever adopted, replaced or removed.
+extends_documentation_fragment:
+  - nodeforge.kind._attributes
+  - nodeforge.kind._attributes.actiongroup_kind
+  - nodeforge.kind._docker
+attributes:
+  check_mode:
+    support: full
+    details:
+      - To look into the base image, a container is created from it, never started, and removed at once.
+      - Where the base image would first be pulled, and for a foreign O(platform) whose kubeadm does not run on this host, RV(required_images)
+        cannot be known and is V(null).
+  diff_mode:
+    support: full
+    details:
+      - Files are shown by their SHA-256.
+  idempotent:
+    support: full
+    details:
+      - Where O(node_image) is up to date, nothing is started.
+      - Otherwise, with O(name), a second run adopts the container of the first, compares its files by content and writes only those that differ.
+      - Without O(name) each run starts a container of its own, so that two plays at the same time never share one.
+options:
+  state:
+    description:
+      - V(present) starts and fills the build container, unless O(node_image) is up to date.
+      - V(absent) removes it, running or not.
+    type: str
+    choices: [present, absent]
+    default: present
+  name:
+    description:
+      - The name of the build container; needed with O(state=absent), where its id will do as well.
+      - With O(state=absent), a name that ends in V(*) removes all build containers of this module whose names begin so; V(nodeforge-build-*)
+        means all that got their names from this module.
+      - By default a new name is made for each run. Removing the container is left to you, in the C(always) section of a block; O(ttl) is only the net
+        below.
+    type: str
+  image:
+    description:
+      - The reference of the node base image, such as V(docker.io/kindest/base:v20260820-69b56db7), or of an existing node image.
+      - It must hold containerd, C(/usr/local/bin/entrypoint) and C(/etc/containerd/config.toml), which names the sandbox image.
+      - Required with O(state=present).
+    type: str
+  pull:
+    description:
+      - V(missing) pulls O(image) for O(platform) where the engine does not hold it.
+      - V(always) asks its registry for a newer one each time.
+      - V(never) fails where the engine does not hold it.
+    type: str
+    choices: [missing, always, never]
+    default: missing
+  platform:
+    description:
+      - The platform of the node. By default the engine's own.
+      - For another one the engine's host must be able to run its programs (qemu-user-static).
+    type: str
+    choices: [linux/amd64, linux/arm64]
+  version:
+    description:
+      - The version of Kubernetes as git tells it, such as V(v1.37.2) or V(v1.38.0-alpha.1.20+0123456789abcd-dirty).
+      - Written to C(/kind/version). Required with O(state=present).
+    type: str
+  binaries:
+    description:
+      - The binaries for C(/usr/bin). A dictionary from name to either a path on this host or a dictionary with C(path) and optionally C(sha256), as
+        M(nodeforge.kind.kube_make) returns in RV(nodeforge.kind.kube_make#module:outputs.binaries).
+      - A node needs C(kubeadm), C(kubectl) and C(kubelet). All that are given are written.
+      - The fingerprint counts content. Where C(sha256) is given and the file has another one, the module fails.
+    type: dict
+    default: {}
+  archives:
+    description:
+      - The image archives that were built. A dictionary from name to either a path on this host or a dictionary with C(path) and optionally
+        C(sha256) and C(ref), as M(nodeforge.kind.kube_make) returns in RV(nodeforge.kind.kube_make#module:outputs.images).
+      - They are not imported here; M(nodeforge.kind.ctr_image_pull) does that. They decide RV(built_images) and the fingerprint.
+    type: dict
+    default: {}
+  cni_manifest:
+    description: A file on this host that becomes C(/kind/manifests/default-cni.yaml). Its images are required ones.
+    type: path
+  storage_manifest:
+    description: A file on this host that becomes C(/kind/manifests/default-storage.yaml). Its images are required ones.
+    type: path
+  files:
+    description: Other files for the node, owned by root.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      src:
+        description: A file on this host. Exactly one of O(files[].src) and O(files[].content) is needed.
+        type: path
+      content:
+        description: The content itself.
+        type: str
+      dest:
+        description: The absolute path in the node. Missing directories are made with mode V(0755).
+        type: str
+        required: true
+      mode:
+        description: The permissions, octal.
+        type: raw
+        default: "0644"
+  extra_images:
+    description: References of other images that the node must hold.
+    type: list
+    elements: str
+    default: []
+  node_image:
+    description:
+      - The reference of the node image that is to come.
+      - Where the engine holds it and its label C(io.nodeforge.fingerprint) equals the fingerprint, RV(up_to_date) is V(true) and nothing is started.
+    type: str
+  inputs:
+    description:
+      - Whatever else decides the node image, for the fingerprint; for example the digests of add-ons.
+    type: dict
+    default: {}
+  revision:
+    description:
+      - The commit of the sources, for the label C(org.opencontainers.image.revision). By default the commit that O(version) names, if any.
+      - Not part of the fingerprint.
+    type: str
+  source:
+    description: Where the sources come from, for the label C(org.opencontainers.image.source). Not part of the fingerprint.
+    type: str
+  network_mode:
+    description:
+      - The network of the build container. V(host) lets it reach a registry on this host's loopback address.
+    type: str
+    default: default
+  ttl:
+    description: After how many seconds an abandoned build container ends and removes itself.
+    type: int
+    default: 7200
+notes:
+  - No proxy settings of the engine's client are passed to the container, as every container's environment becomes part of an image made from it.
+seealso:
+  - module: nodeforge.kind.kube_make
+  - module: nodeforge.kind.ctr_image_pull
+  - module: nodeforge.kind.docker_commit
+"""
+
+EXAMPLES = r"""
+- name: Build a node image from what kube_make made
+  block:
+    - name: Prepare the build container
+      nodeforge.kind.kind_node_prepare:
+        image: docker.io/kindest/base:v20260820-69b56db7
+        platform: linux/amd64
+        version: "{{ kubernetes.version }}"
+        binaries: "{{ kubernetes.outputs.binaries }}"
+        archives: "{{ kubernetes.outputs.images }}"
+        cni_manifest: /srv/manifests/cni.yaml
+        storage_manifest: /srv/manifests/storage.yaml
+        node_image: kindest/node:main
+      register: node
+
+    - name: Put the images in
+      nodeforge.kind.ctr_image_pull:
+        container: "{{ node.container.id }}"
+        images: "{{ node.required_images }}"
+        archives: "{{ kubernetes.outputs.images }}"
+      when: not node.up_to_date
+
+    - name: Make the node image
+      nodeforge.kind.docker_commit:
+        container: "{{ node.container.id }}"
+        name: kindest/node:main
+        changes: "{{ node.changes }}"
+        labels: "{{ node.labels }}"
+        fingerprint: "{{ node.fingerprint }}"
+      when: not node.up_to_date
+  always:
+    - name: Remove the build container
+      nodeforge.kind.kind_node_prepare:
+        name: "{{ node.container.id }}"
+        state: absent
+      when: node.container | default(none) is not none
+
+- name: Swap one kubelet into an existing node image
+  nodeforge.kind.kind_node_prepare:
+    name: kubelet-with-my-change
+    image: kindest/node:v1.37.2
+    pull: never
+    version: v1.37.2
+    binaries:
+      kubelet: /home/me/kubernetes/_output/local/bin/linux/amd64/kubelet
+    files:
+      - dest: /etc/motd
+        content: "This node runs my kubelet.\n"
+
+- name: Remove what killed plays left behind
+  nodeforge.kind.kind_node_prepare:
+    name: nodeforge-build-*
+    state: absent
+"""
+
+RETURN = r"""
+container:
+  description: The build container, or V(null) where none runs, because the node image is up to date, in check mode, or with O(state=absent).
+  returned: success
+  type: dict
+  contains:
+    id:
+      description: Its id.
+      type: str
+      sample: 0f6f1b5d0c8a7a9b6f0d2c3e4a5b6c7d8e9f0a1b2c3d4e5f60718293a4b5c6d7
+    name:
+      description: Its name.
+      type: str
+      sample: nodeforge-build-3c1f0a9d8b7e-5f2a91
+required_images:
+  description:
+    - All images that must lie in the node before it boots, in full, without architecture suffix.
+    - What kubeadm asks for, with the base's sandbox image instead of kubeadm's pause; the images of the manifests; O(extra_images).
+    - Where the node image is up to date, the list that its label C(io.nodeforge.images) tells.
+  returned: O(state=present)
+  type: list
+  elements: str
+  sample: ["registry.k8s.io/kube-apiserver:v1.37.2", "registry.k8s.io/etcd:3.7.0-0", "registry.k8s.io/pause:3.10"]
+built_images:
+  description: The images in O(archives), in full, without architecture suffix.
+  returned: O(state=present)
+  type: list
+  elements: str
+  sample: ["registry.k8s.io/kube-apiserver:v1.37.2"]
+fingerprint:
+  description: The SHA-256 over everything that decides the node image. V(null) where the base image is not known yet (see check mode).
+  returned: O(state=present)
+  type: str
+  sample: 3c1f0a9d8b7e6f5a4b3c2d1e0f9a8b7c6d5e4f3a2b1c0d9e8f7a6b5c4d3e2f1a
+up_to_date:
+  description: Whether O(node_image) exists and was made from exactly these inputs.
+  returned: O(state=present)
+  type: bool
+  sample: false
+labels:
+  description: What the node image should tell about itself, to hand to M(nodeforge.kind.docker_commit). Empty where RV(fingerprint) is V(null).
+  returned: O(state=present)
+  type: dict
+  sample:
+    org.opencontainers.image.version: v1.37.2
+    org.opencontainers.image.created: "2026-11-24T08:00:00Z"
+    io.nodeforge.kubernetes-version: v1.37.2
+    io.nodeforge.platform: linux/amd64
+    io.nodeforge.base: docker.io/kindest/base:v20260820-69b56db7
+    io.nodeforge.base-digest: sha256:5f0e1f6f5e4d3c2b1a09f8e7d6c5b4a392817060f5e4d3c2b1a09f8e7d6c5b4a
+    io.nodeforge.images: registry.k8s.io/kube-apiserver:v1.37.2,registry.k8s.io/etcd:3.7.0-0
+    io.nodeforge.fingerprint: 3c1f0a9d8b7e6f5a4b3c2d1e0f9a8b7c6d5e4f3a2b1c0d9e8f7a6b5c4d3e2f1a
+changes:
+  description: Dockerfile instructions that give the image the base's start-up command back, to hand to M(nodeforge.kind.docker_commit).
+  returned: O(state=present)
+  type: list
+  elements: str
+  sample: ['ENTRYPOINT ["/usr/local/bin/entrypoint", "/sbin/init"]', 'CMD []']
+actions:
+  description: What was done, or would be in check mode, one sentence each.
+  returned: success
+  type: list
+  elements: str
+  sample: ["Started the build container \"nodeforge-build-3c1f0a9d8b7e-5f2a91\" from \"docker.io/kindest/base:v20260820-69b56db7\" with 6 files"]
+diff:
+  description: The build container and its files by SHA-256, before and after. Files that stay as they are do not appear.
+  returned: in diff mode
+  type: dict
+  sample:
+    before: {container: null, files: {}}
+    after:
+      container: {name: nodeforge-build-3c1f0a9d8b7e-5f2a91, image: "docker.io/kindest/base:v20260820-69b56db7", platform: linux/amd64}
+      files: {/usr/bin/kubelet: 9b0c1d2e3f405162738495a6b7c8d9eaf0b1c2d3e4f5061728394a5b6c7d8e9f}
+"""
+
+import datetime
+import json
+import os
+import platform
+import secrets
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.nodeforge.kind.plugins.module_utils import _node_image as node
+from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
+    DOCKER_ARGS,
+    Engine,
+    EngineError,
+    Interrupted,
+    deferred,
+    interruptible,
+)
+
+# What makes an image a node base: one path of each must be there.
+NODE_BASE = {
+    "containerd": ("/usr/bin/containerd", "/usr/local/bin/containerd"),
+    node.ENTRYPOINT[0]: (node.ENTRYPOINT[0],),
+    node.CONTAINERD_CONFIG: (node.CONTAINERD_CONFIG,),
+}
+# Listing images is instantaneous, and under emulation a matter of seconds.
+KUBEADM_TIMEOUT = 120
+# A container that was created but not started for so long has lost its play between two requests.
+ORPHANED = datetime.timedelta(minutes=10)
+
+
+class Inputs:
+    """Everything that the options name, read and checked before anything is done."""
+
+    def __init__(self, params: dict[str, t.Any], engine_platform: str) -> None:
+        for option in ("image", "version"):
+            if not params[option]:
+                raise node.BadInput(f"The option {option} is missing: state=present needs it")
+        self.image = node.parse_reference(params["image"], "base image")
+        self.platform: str = params["platform"] or engine_platform
+        if self.platform not in node.PLATFORMS:
+            raise node.BadInput(f"The engine's platform {self.platform} is not supported: set platform to one of {', '.join(node.PLATFORMS)}")
+        self.arch = self.platform.partition("/")[2]
+        self.version = node.check_version(params["version"])
+        self.node_image = str(node.parse_reference(params["node_image"], "node image")) if params["node_image"] else None
+        if self.node_image and "@" in self.node_image:
+            raise node.BadInput(f'The node image "{params["node_image"]}" names a digest, which only exists afterwards: write NAME:TAG')
+        if params["ttl"] < 1:
+            raise node.BadInput(f"The ttl {params['ttl']} is too short: give it in seconds, such as 7200")
+        self.extra_images = [str(node.parse_reference(image, "image in extra_images")) for image in params["extra_images"]]
+        self.binaries = {name: self._binary(name, value) for name, value in sorted(params["binaries"].items())}
+        self.archives, self.built_images = self._archives(params["archives"])
+        self.files = list(self.binaries.values())
+        self.files.append(node.file_from_content(self.version.encode(), node.VERSION_FILE, 0o644))
+        self.manifest_images: list[str] = []
+        self.templates: list[str] = []
+        for option, dest in (("cni_manifest", node.CNI_MANIFEST), ("storage_manifest", node.STORAGE_MANIFEST)):
+            if params[option]:
+                self._manifest(params[option], dest, option)
+        for number, entry in enumerate(params["files"]):
+            self.files.append(self._file(number, entry))
+        destinations = [file.dest for file in self.files]
+        for dest in destinations:
+            if destinations.count(dest) > 1:
+                raise node.BadInput(f'The destination "{dest}" is named twice: keep one of both')
+
+    @staticmethod
+    def _source(kind: str, name: str, value: t.Any) -> dict[str, t.Any]:
+        if isinstance(value, str) and value:
+            value = {"path": value}
+        if not isinstance(value, dict) or not isinstance(value.get("path"), str):
+            raise node.BadInput(f'The {kind} "{name}" has no path: give a path, or a dictionary with path as kube_make returns it')
+        return {**value, "path": os.path.expanduser(value["path"])}
+
+    def _binary(self, name: str, value: t.Any) -> node.File:
+        if os.path.basename(name) != name or name in ("", ".", ".."):
+            raise node.BadInput(f'The binary name "{name}" is not a plain file name: write it like kubelet')
+        source = self._source("binary", name, value)
+        file = node.file_from_path(source["path"], f"{node.BINARY_DIRECTORY}/{name}", 0o755, "binary")
+        if source.get("sha256") not in (None, file.sha256):
+            raise node.BadInput(f'The binary "{source["path"]}" has changed since it was built (its sha256 differs): run kube_make again')
+        arch = node.binary_arch(source["path"])
+        if arch not in (None, self.arch):
+            raise node.BadInput(f'The binary "{source["path"]}" is for {arch}, the node for {self.platform}: build it for {self.platform}')
+        return file
+
+    def _archives(self, archives: dict[str, t.Any]) -> tuple[dict[str, str], list[str]]:
+        hashes: dict[str, str] = {}
+        references: list[str] = []
+        for name, value in sorted(archives.items()):
+            source = self._source("archive", name, value)
+            path, sha256 = source["path"], source.get("sha256")
+            if not os.path.isfile(path):
+                raise node.BadInput(f'The image archive "{path}" is missing: build it or correct its path')
+            hashes[name] = sha256 or node.file_from_path(path, "", 0, "image archive").sha256
+            for reference in [source["ref"]] if source.get("ref") else node.archive_references(path):
+                references.append(str(node.without_arch(node.parse_reference(reference, f"image in {path}"), self.arch)))
+        return hashes, list(dict.fromkeys(references))
+
+    def _manifest(self, path: str, dest: str, option: str) -> None:
+        self.files.append(node.file_from_path(path, dest, 0o644, option))
+        try:
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
+        except UnicodeDecodeError as e:
+            raise node.BadInput(f'The {option} "{path}" is not text: name a YAML manifest') from e
+        images, templates = node.manifest_images(text, path)
+        self.manifest_images += images
+        self.templates += [f"{template} in {path}" for template in templates]
+
+    @staticmethod
+    def _file(number: int, entry: dict[str, t.Any]) -> node.File:
+        dest, mode = node.check_destination(entry["dest"]), node.parse_mode(entry["mode"])
+        if (entry["src"] is None) == (entry["content"] is None):
+            raise node.BadInput(f'The entry {number} of files ("{dest}") needs exactly one of src and content')
+        if entry["content"] is not None:
+            return node.file_from_content(entry["content"].encode(), dest, mode)
+        return node.file_from_path(entry["src"], dest, mode)
+
+    def fingerprint(self, base_id: str, others: dict[str, t.Any]) -> str:
+        return node.fingerprint(
+            {
+                "base": base_id,
+                "platform": self.platform,
+                "version": self.version,
+                "files": {file.dest: [file.mode, file.sha256] for file in self.files},
+                "archives": sorted(self.archives.values()),
+                "built_images": sorted(self.built_images),
+                "extra_images": sorted(self.extra_images),
+                "others": others,
+            }
+        )
+
+
+class NodePreparer:
+    """Prepares, adopts or removes a build container."""
+
+    def __init__(self, module: AnsibleModule, engine: Engine) -> None:
+        self.module = module
+        self.params = module.params
+        self.check: bool = module.check_mode
+        self.engine = engine
+        self.actions: list[str] = []
+        self.before: dict[str, t.Any] = {}
+        self.after: dict[str, t.Any] = {}
+        # the container that this run created, until it is handed over
+        self.created: str | None = None
+
+    def run(self) -> dict[str, t.Any]:
+        result = self.absent() if self.params["state"] == "absent" else self.present()
+        result.update(changed=bool(self.actions), actions=self.actions)
+        if self.module._diff:
+            result["diff"] = {"before": self.before, "after": self.after}
+        return result
+
+    # state=absent
+
+    def absent(self) -> dict[str, t.Any]:
+        name: str = self.params["name"] or ""
+        if not name.strip("*"):
+            raise node.BadInput("The option name is missing: state=absent needs the name or id of a build container, or nodeforge-build-*")
+        if name.endswith("*"):
+            containers = [c for c in self._build_containers() if c["Name"].lstrip("/").startswith(name[:-1])]
+        else:
+            container = self.engine.container(name)
+            containers = [container] if container else []
+        self.before, self.after = {"containers": []}, {"containers": []}
+        for container in containers:
+            if node.build_fingerprint(container) is None:
+                raise node.BadInput(f'The container "{name}" was not made by this module, so it stays: remove it with docker rm if it is yours')
+            own_name = container["Name"].lstrip("/")
+            if self.check or self.engine.remove(container["Id"]):
+                self.before["containers"].append(own_name)
+                self.actions.append(f'Removed the build container "{own_name}"')
+        return {"container": None}
+
+    def _build_containers(self) -> list[dict[str, t.Any]]:
+        with self.engine.explained("Listing the build containers"):
+            ids = [c["Id"] for c in self.engine.api.containers(all=True, filters={"label": node.BUILD_LABEL})]
+        containers = [self.engine.container(i) for i in ids]
+        return [c for c in containers if c is not None and node.build_fingerprint(c)]
+
+    # state=present
+
+    def present(self) -> dict[str, t.Any]:
+        inputs = self.inputs = Inputs(self.params, self.engine.platform)
+        for template in inputs.templates:
+            self.module.warn(f"The image {template} is a template: if the node needs it, name it in extra_images")
+        base = self._base()
+        result: dict[str, t.Any] = {
+            "container": None,
+            "required_images": None,
+            "built_images": inputs.built_images,
+            "fingerprint": None,
+            "up_to_date": False,
+            "labels": {},
+            "changes": [],
+        }
+        if base is None:
+            self._starts(self.params["name"] or "nodeforge-build-*")
+            return result
+        entrypoint = (base["Config"] or {}).get("Entrypoint") or list(node.ENTRYPOINT)
+        result["changes"] = [f"ENTRYPOINT {json.dumps(entrypoint)}", "CMD []"]
+        fingerprint = result["fingerprint"] = inputs.fingerprint(base["Id"], self.params["inputs"])
+
+        made = self.engine.image(inputs.node_image) if inputs.node_image else None
+        told = ((made or {}).get("Config") or {}).get("Labels") or {}
+        if told.get(node.FINGERPRINT_LABEL) == fingerprint:
+            result["up_to_date"] = True
+            images = told.get("io.nodeforge.images")
+            result["required_images"] = images.split(",") if images else None
+            result["labels"] = self._labels(base, result, told.get("org.opencontainers.image.created"))
+            return result
+
+        name = self.params["name"] or f"nodeforge-build-{fingerprint[:12]}-{secrets.token_hex(3)}"
+        there = self.engine.container(name) if self.params["name"] else None
+        try:
+            if there and self._adoptable(name, there, fingerprint):
+                container_id = there["Id"]
+                result["required_images"] = self._required(container_id, self._sandbox(container_id), running=True)
+                self._fill(container_id, adopted=True)
+                result["container"] = {"id": container_id, "name": name}
+            else:
+                if there:
+                    self.actions.append(f'Removed the build container "{name}" of other inputs')
+                    self.before = {"container": {"name": name, "fingerprint": node.build_fingerprint(there)}, "files": {}}
+                container_id = self._create(name, there, base, fingerprint)
+                sandbox = self._sandbox(container_id)
+                self._starts(name)
+                if not self.check:
+                    self._start(container_id)
+                    self._fill(container_id, adopted=False)
+                    result["container"] = {"id": container_id, "name": name}
+                result["required_images"] = self._required(container_id, sandbox, running=not self.check)
+            result["labels"] = self._labels(base, result, None)
+            if not self.check:
+                self.created = None
+        finally:
+            if self.created:
+                with deferred():
+                    self.engine.remove(self.created)
+        return result
+
+    def _base(self) -> dict[str, t.Any] | None:
+        """The base image as the engine holds it for the platform; None where check mode would have to pull it first."""
+        inputs, policy = self.inputs, self.params["pull"]
+        reference = str(inputs.image)
+        base = self.engine.image(reference)
+        if base is None and policy == "never":
+            raise EngineError(f'The base image "{reference}" is not in the engine at {self.engine.host}: load or build it, or set pull=missing')
+        if base is None or (policy == "always" and self._outdated(reference, base)):
+            self.actions.append(f'Pulled the base image "{reference}" for {inputs.platform}')
+            if self.check:
+                return None
+            self._pull(inputs.image)
+            base = self.engine.image(reference)
+        if base is None:
+            raise EngineError(f'The base image "{reference}" went away while it was looked at: run again')
+        is_for = f"{base['Os']}/{base['Architecture']}"
+        if is_for != inputs.platform:
+            raise EngineError(
+                f'The base image "{reference}" in the engine is for {is_for}, the node for {inputs.platform}: '
+                f"pull, load or build one for {inputs.platform}, under another tag"
+            )
+        for volume in (base["Config"] or {}).get("Volumes") or {}:
+            if any(f"{path}/".startswith(f"{volume.rstrip('/')}/") for path in ("/usr/bin", "/kind", "/etc", "/var/lib/containerd")):
+                raise EngineError(f'The base image "{reference}" declares the volume {volume}, which no image can hold: use a base without it')
+        return base
+
+    def _outdated(self, reference: str, base: dict[str, t.Any]) -> bool:
+        with self.engine.explained(f'Asking for the base image "{reference}"'):
+            digest = self.engine.api.inspect_distribution(reference)["Descriptor"]["digest"]
+        return not any(known.endswith(f"@{digest}") for known in base.get("RepoDigests") or [])
+
+    def _pull(self, image: node.Reference) -> None:
+        remedy = "correct image, log in, or load it into the engine"
+        try:
+            with self.engine.explained(f'Pulling the base image "{image}" for {self.inputs.platform}'):
+                # one line of progress at a time
+                for line in self.engine.api.pull(
+                    image.repository, tag=image.digest or image.tag, platform=self.inputs.platform, stream=True, decode=True
+                ):
+                    if "error" in line:
+                        raise EngineError(f'Pulling the base image "{image}" for {self.inputs.platform} failed: {line["error"]}')
+        except EngineError as e:
+            raise EngineError(f'The base image "{image}" is not in the engine. {e}; {remedy}') from e
+
+    def _adoptable(self, name: str, container: dict[str, t.Any], fingerprint: str) -> bool:
+        made_from = node.build_fingerprint(container)
+        if made_from is None:
+            raise EngineError(f'The name "{name}" is taken by a container that this module did not make: choose another name or remove that container')
+        return made_from == fingerprint and container["State"]["Running"] and not container["State"].get("Paused")
+
+    def _create(self, name: str, replaced: dict[str, t.Any] | None, base: dict[str, t.Any], fingerprint: str) -> str:
+        """Creates the container; in check mode under a name of its own, for a look at the base."""
+        if self.check:
+            name = f"nodeforge-build-check-{secrets.token_hex(6)}"
+        else:
+            self._sweep()
+            if replaced:
+                self.engine.remove(replaced["Id"])
+        api = self.engine.api
+        try:
+            with self.engine.explained(f'Creating the build container "{name}"'), deferred():
+                self.created = api.create_container(
+                    base["Id"],
+                    entrypoint=["sleep"],
+                    command=[str(self.params["ttl"])],
+                    name=name,
+                    labels={node.BUILD_LABEL: node.build_label(name, fingerprint)},
+                    platform=self.inputs.platform,
+                    # a container's environment becomes its image's: proxies, with their passwords, must not get there
+                    use_config_proxy=False,
+                    host_config=api.create_host_config(
+                        auto_remove=True,
+                        network_mode=self.params["network_mode"],
+                        security_opt=["seccomp=unconfined"],
+                        tmpfs={path: "mode=1777" if path == "/tmp" else "mode=755" for path in node.VOLATILE},
+                    ),
+                )["Id"]
+        except EngineError as e:
+            if getattr(e.__cause__, "status_code", None) == 409:
+                raise EngineError(f'The name "{name}" has just been taken by another container: choose another name or run again') from e
+            raise
+        return t.cast(str, self.created)
+
+    def _sweep(self) -> None:
+        """Removes what plays left that were killed between two requests; never a container that runs or has just been created."""
+        with self.engine.explained("Asking the engine for its time"):
+            now = _time(self.engine.api.info()["SystemTime"])
+        for container in self._build_containers():
+            if container["State"]["Status"] in ("created", "exited", "dead") and now - _time(container["Created"]) > ORPHANED:
+                self.engine.remove(container["Id"])
+
+    def _sandbox(self, container: str) -> str:
+        """The base's sandbox image; fails where the base is not one of a node."""
+        base = f'The base image "{self.inputs.image}"'
+        lacking = [what for what, paths in NODE_BASE.items() if not any(self.engine.stat(container, path) for path in paths)]
+        if lacking:
+            raise EngineError(f"{base} is not a node base, it lacks {' and '.join(lacking)}: use one like kindest/base or kindest/node")
+        config = self.engine.read_file(container, node.CONTAINERD_CONFIG) or b""
+        sandbox = node.sandbox_image(config.decode(errors="replace"))
+        if not sandbox:
+            raise EngineError(f"{base} names no sandbox image in {node.CONTAINERD_CONFIG}: set sandbox_image (or pinned_images.sandbox) there")
+        return sandbox
+
+    def _starts(self, name: str) -> None:
+        files, reference = self.inputs.files, str(self.inputs.image)
+        self.before = self.before or {"container": None, "files": {}}
+        self.after = {
+            "container": {"name": name, "image": reference, "platform": self.inputs.platform},
+            "files": {file.dest: file.sha256 for file in files},
+        }
+        self.actions.append(f'Started the build container "{name}" from "{reference}" with {len(files)} files')
+
+    def _start(self, container: str) -> None:
+        name = self.after["container"]["name"]
+        with self.engine.explained(f'Starting the build container "{name}"'):
+            self.engine.api.start(container)
+            state = self.engine.container(container)
+        if state is None or not state["State"]["Running"]:
+            raise EngineError(f'The build container "{name}" ended at once: {self._foreign_hint()}')
+
+    def _foreign_hint(self) -> str:
+        if self.inputs.platform != self.engine.platform:
+            return f"the engine's host cannot run programs for {self.inputs.platform}; install qemu-user-static there"
+        return f'the base image "{self.inputs.image}" has no sleep that runs'
+
+    def _fill(self, container: str, adopted: bool) -> None:
+        """Writes the files that differ, in one archive."""
+        files, folders = self.inputs.files, node.directories(self.inputs.files)
+        paths = [*folders, *(file.dest for file in files)]
+        listing = self.engine.exec(container, ["sh", "-c", node.LISTING, "sh", *paths], timeout=600)
+        if listing.rc != 0 or len(listing.stdout.splitlines()) != len(paths):
+            if not adopted and self.inputs.platform != self.engine.platform:
+                raise EngineError(f"Looking at the files of the build container failed ({listing.reason}): {self._foreign_hint()}")
+            raise EngineError(f"Looking at the files of the build container failed ({listing.reason}): use a base image with sh, stat and sha256sum")
+        found = node.parse_listing(paths, listing.stdout)
+        changed = node.differing(files, found)
+        if adopted and changed:
+            self.before = {"files": {file.dest: found[file.dest].sha256 for file in changed}}
+            self.after = {"files": {file.dest: file.sha256 for file in changed}}
+            self.actions += [f"Wrote {file.dest}" for file in changed]
+        if changed and not self.check:
+            missing = [folder for folder in folders if found[folder].kind == "-"]
+            self.engine.put_archive(container, "/", node.tar_stream(changed, missing))
+
+    def _required(self, container: str, sandbox: str, running: bool) -> list[str] | None:
+        """What kubeadm asks for and the manifests, the base and the user add. None where only a running container could tell."""
+        inputs = self.inputs
+        kubeadm = inputs.binaries.get("kubeadm")
+        arguments = ["config", "images", "list", "--kubernetes-version", inputs.version]
+        native = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}.get(platform.machine()) == inputs.platform
+        if kubeadm and kubeadm.path and native and os.access(kubeadm.path, os.X_OK):
+            command = ["timeout", "-k", "5", str(KUBEADM_TIMEOUT), os.path.abspath(kubeadm.path), *arguments]
+            rc, out, err = self.module.run_command(command, expand_user_and_vars=False)
+        elif running:
+            done = self.engine.exec(container, [f"{node.BINARY_DIRECTORY}/kubeadm", *arguments], timeout=KUBEADM_TIMEOUT)
+            rc, out, err = done.rc, done.stdout, done.stderr
+        else:
+            return None
+        if rc != 0:
+            lines = [line.strip() for line in (err or out).splitlines() if line.strip()]
+            why = f"no answer in {KUBEADM_TIMEOUT} s" if rc == 124 else lines[0] if lines else f"exit status {rc}"
+            what = f'The binary "{kubeadm.path}"' if kubeadm else f'{node.BINARY_DIRECTORY}/kubeadm of the base image "{inputs.image}"'
+            raise EngineError(f"{what} does not list the images of {inputs.version} ({why}): give a kubeadm of that version in binaries")
+        lines = [line.strip() for line in out.splitlines() if line.strip()]
+        return node.required_images(lines, sandbox, [*inputs.manifest_images, *inputs.extra_images])
+
+    def _labels(self, base: dict[str, t.Any], result: dict[str, t.Any], created: str | None) -> dict[str, str]:
+        digests = [digest.partition("@")[2] for digest in base.get("RepoDigests") or [] if digest.partition("@")[0] == self.inputs.image.familiar]
+        return node.labels(
+            version=self.inputs.version,
+            platform=self.inputs.platform,
+            base=str(self.inputs.image),
+            base_digest=digests[0] if digests else base["Id"],
+            fingerprint=result["fingerprint"],
+            images=result["required_images"],
+            created=created or datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            revision=self.params["revision"],
+            source=self.params["source"],
+        )
+
+
+def _time(text: str) -> datetime.datetime:
+    """The engine's timestamps, without their fraction and zone: both sides of a comparison are UTC or the same engine's."""
+    moment = datetime.datetime.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")
+    zone = text[-6:]
+    if zone[0] in "+-":
+        offset = datetime.timedelta(hours=int(zone[1:3]), minutes=int(zone[4:]))
+        moment -= offset if zone[0] == "+" else -offset
+    return moment
+
+
+def main() -> None:
+    """Runs the module."""
+    module = AnsibleModule(
+        argument_spec={
+            **DOCKER_ARGS,
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "name": {"type": "str"},
+            "image": {"type": "str"},
+            "pull": {"type": "str", "choices": ["missing", "always", "never"], "default": "missing"},
+            "platform": {"type": "str", "choices": list(node.PLATFORMS)},
+            "version": {"type": "str"},
+            "binaries": {"type": "dict", "default": {}},
+            "archives": {"type": "dict", "default": {}},
+            "cni_manifest": {"type": "path"},
+            "storage_manifest": {"type": "path"},
+            "files": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "src": {"type": "path"},
+                    "content": {"type": "str"},
+                    "dest": {"type": "str", "required": True},
+                    "mode": {"type": "raw", "default": "0644"},
+                },
+            },
+            "extra_images": {"type": "list", "elements": "str", "default": []},
+            "node_image": {"type": "str"},
+            "inputs": {"type": "dict", "default": {}},
+            "revision": {"type": "str"},
+            "source": {"type": "str"},
+            "network_mode": {"type": "str", "default": "default"},
+            "ttl": {"type": "int", "default": 7200},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        with interruptible():
+            result = NodePreparer(module, Engine(module)).run()
+    except (EngineError, node.BadInput) as e:
+        module.fail_json(msg=str(e))
+    except Interrupted as e:
+        module.fail_json(msg=f"Interrupted by {e}: the build container that this run started is removed")
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
