@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import tarfile
 import threading
 import time
@@ -71,6 +72,10 @@ DOCKER_ARGS: dict[str, dict[str, t.Any]] = {
 
 class EngineError(Exception):
     """Something that the user can act on; the text is one sentence that names the object and the remedy."""
+
+
+class BrokenInput(Exception):
+    """What was to be streamed into a command could not be read to its end."""
 
 
 class Interrupted(BaseException):
@@ -249,13 +254,13 @@ class Engine:
         environment: dict[str, str] | None = None,
         timeout: int | None = None,
         privileged: bool = False,
-        on_output: c.Callable[[bytes], None] | None = None,
+        on_stdout: c.Callable[[bytes], None] | None = None,
     ) -> ExecResult:
         """Runs a command in a container; never through a shell of the user's words.
 
         ``stdin`` is streamed and must hold ``stdin_size`` bytes: no transport but plain sockets can close one direction only,
         so ``head`` counts them instead. ``timeout`` in seconds ends the command itself (status 124), not only the waiting.
-        Several may run at once, from threads.
+        ``on_stdout`` takes what the command prints, of any size, instead of the result. Several may run at once, from threads.
         """
         command = list(argv)
         if stdin is not None:
@@ -280,8 +285,9 @@ class Engine:
                     sender.start()
                 out: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
                 for stream, chunk in docker.utils.socket.frames_iter(response, tty=False):
-                    if on_output is not None:
-                        on_output(chunk)
+                    if on_stdout is not None and stream == 1:
+                        on_stdout(chunk)
+                        continue
                     if len(out[stream]) + len(chunk) > MAX_OUTPUT:
                         raise EngineError(f"{doing} failed: it printed more than {MAX_OUTPUT} bytes")
                     out[stream] += chunk
@@ -293,7 +299,7 @@ class Engine:
                     getattr(response, "_response", response).close()
             with self._lock:
                 rc = self.api.exec_inspect(exec_id)["ExitCode"]
-        if failure and rc == 0:
+        if failure and (rc == 0 or isinstance(failure[0], BrokenInput)):
             raise EngineError(f"{doing} failed: its input broke off ({failure[0]})")
         return ExecResult(
             # the engine knows no status only where the container itself has gone
@@ -304,9 +310,20 @@ class Engine:
 
     @staticmethod
     def _send(raw: t.Any, chunks: c.Iterable[bytes], failure: list[BaseException]) -> None:
+        def whole() -> t.Iterator[bytes]:
+            try:
+                yield from chunks
+            except Exception as e:
+                raise BrokenInput(str(e)) from e
+
         try:
-            for chunk in chunks:
+            for chunk in whole():
                 raw.sendall(chunk)
+        except BrokenInput as e:
+            failure.append(e)
+            # the command waits for the rest: nothing but the end of the connection tells it that none comes
+            with contextlib.suppress(OSError):
+                raw.shutdown(socket.SHUT_RDWR)
         except Exception as e:  # the reader's end tells the cause: the command ended before its input did
             failure.append(e)
 
