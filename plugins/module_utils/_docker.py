@@ -90,6 +90,9 @@ def interruptible() -> t.Iterator[None]:
     """Turns the signals that end a play into :class:`Interrupted`, so that ``finally`` clauses run."""
 
     def stop(number: int, frame: t.Any) -> None:
+        # once is enough: what follows is clean-up
+        for other in _STOPPING:
+            signal.signal(other, signal.SIG_IGN)
         raise Interrupted(signal.Signals(number).name)
 
     before = {number: signal.signal(number, stop) for number in _STOPPING}
