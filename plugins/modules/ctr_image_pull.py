@@ -1,0 +1,729 @@
+#!/usr/bin/python
+# Copyright (c) 2026, nodeforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ctr_image_pull
+short_description: Pull and import images into the containerd of a container
+description:
+  - Brings images into the containerd inside a container, such as the build container of a kind node image. They are pulled from
+    registries or mirrors, imported from archives, or taken from a cache on the build host.
+  - Afterwards each image of O(images) and O(archives) is there under its plain name, complete for O(platform), and pinned. The module
+    fails otherwise.
+  - Only content is stored, nothing is unpacked, which is what a node image needs. containerd unpacks images when the node first uses them.
+  - If containerd does not run in the container, it is started, and stopped again when all is done, also after a failure. The
+    container needs C(containerd), C(ctr), C(sh), C(tar) and C(timeout), as all bases of kind nodes have them.
+extends_documentation_fragment:
+  - nodeforge.kind._attributes
+  - nodeforge.kind._attributes.actiongroup_kind
+  - nodeforge.kind._docker
+attributes:
+  check_mode:
+    support: full
+    details:
+      - If containerd does not run, the images are read by another containerd, on a copy of its list of images that lies in C(/run) and is
+        removed again. Nothing is changed, neither in the container nor in the cache.
+      - A container that does not exist is taken for an empty one, because the task that makes it has not done so in check mode.
+      - Registries are not asked, so a pull that would fail is predicted as C(pulled).
+  diff_mode:
+    support: full
+    details:
+      - Shows digest and pin of each image. In check mode the digest of an image that would come is V(unknown).
+  idempotent:
+    support: full
+    details:
+      - An image that is complete is not pulled again, even if the registry has moved its tag since. Name images by digest, or begin
+        with a new container, where this matters.
+      - An archive is compared by the digest of its image's configuration, which stands for all of the image's content.
+options:
+  container:
+    description: Name or id of the running container.
+    type: str
+    required: true
+  images:
+    description:
+      - The images that must be there, such as V(registry.k8s.io/etcd:3.6.4-0) or V(docker.io/kindest/kindnetd@sha256:...).
+      - Short names are completed as Docker does, V(busybox) is V(docker.io/library/busybox:latest). Of a name with tag and digest only
+        the digest counts, as for the kubelet.
+      - Those that an archive brings need not be named, but may be. Then they are required, too.
+    type: list
+    elements: str
+    default: []
+  archives:
+    description:
+      - Image archives on the build host, as C(docker save) or C(make quick-release-images) write them, also compressed by gzip.
+      - A list of paths, or of dictionaries with C(path), and optionally C(ref) (the name for the image, necessary if the archive has none)
+        and C(sha256) (verified before the import). Or a dictionary of such dictionaries, as RV(nodeforge.kind.kube_make#module:outputs)
+        has under C(images).
+      - An architecture at the end of the name, as in V(registry.k8s.io/kube-proxy-amd64:v1.37.2), is dropped, because kubeadm asks for
+        V(registry.k8s.io/kube-proxy:v1.37.2). It stays where O(images) names it so.
+    type: raw
+    default: []
+  platform:
+    description:
+      - The platform of the images, such as V(linux/amd64) or V(linux/arm64). Images for another one are refused.
+      - If not set, that of the container's own image.
+    type: str
+  mirrors:
+    description:
+      - Registry name to list of URLs, such as V({"registry.k8s.io": ["http://127.0.0.1:5000"]}). They are asked in this order.
+      - Mirrors replace the registry. It is asked as well only if its own URL is in the list, for example C(https://registry.k8s.io) at
+        its end.
+      - An address with V(http://) is used without TLS. A path with C(/v2/) in it, such as
+        V(https://harbor.example.com/v2/project), is used as it is.
+    type: dict
+    default: {}
+  hosts_dir:
+    description:
+      - A directory on the build host with the layout of containerd's C(/etc/containerd/certs.d), for what O(mirrors) cannot say, such as
+        authorities and client certificates. It is copied into the container for the time of each pull.
+      - A certificate's path must be relative to its C(hosts.toml).
+    type: path
+  credentials:
+    description:
+      - Users of registries or mirrors. They are given only to the host that they are for, and reach neither a command line nor an image.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      registry:
+        description: Registry or host of a mirror, with its port if it has one, such as V(docker.io) or V(mirror.example.com:5000).
+        type: str
+        required: true
+      username:
+        description: The user.
+        type: str
+        required: true
+      password:
+        description: The password or access token.
+        type: str
+        required: true
+  retries:
+    description:
+      - How many times to try again where that may help, which is the case for broken connections, for time-outs and overloaded registries
+        (429, 500 to 599) and for data that does not match its digest.
+      - Missing images, refused credentials and full disks fail at once.
+    type: int
+    default: 4
+  retry_delay:
+    description:
+      - Seconds before the second try. Each further delay is twice as long, up to a minute, and all vary by half of it, so that
+        many clients do not come back at the same moment. After 429 it is four times as long.
+    type: float
+    default: 0.5
+  transfer_timeout:
+    description: Seconds that one try of one image may take.
+    type: int
+    default: 600
+  concurrency:
+    description: How many images are transferred at the same time.
+    type: int
+    default: 4
+  pin:
+    description: Protect the images from the kubelet's garbage collection.
+    type: bool
+    default: true
+  cache_dir:
+    description:
+      - A directory on the build host that keeps what was pulled, as an OCI image layout. Images in it are imported instead of pulled,
+        so that later runs need no network.
+      - Whatever is in it can be deleted at any time. A damaged image is noticed, dropped and pulled anew.
+    type: path
+seealso:
+  - module: nodeforge.kind.kind_node_prepare
+  - module: nodeforge.kind.docker_commit
+author:
+  - nodeforge contributors (@nodeforge)
+"""
+
+EXAMPLES = r"""
+- name: Import the built images, pull the others
+  nodeforge.kind.ctr_image_pull:
+    container: "{{ prepared.container.name }}"
+    images: "{{ prepared.required_images }}"
+    archives: "{{ built.outputs.images }}"
+
+- name: Bake an image of our own into a node, through a mirror that wants a password
+  nodeforge.kind.ctr_image_pull:
+    container: nodeforge-build
+    images:
+      - registry.example.com/team/app:1.2
+    mirrors:
+      registry.example.com:
+        - https://mirror.example.com:5000
+        - https://registry.example.com
+    credentials:
+      - registry: mirror.example.com:5000
+        username: builder
+        password: "{{ vault_mirror_password }}"
+
+- name: Pull once, then work without a network
+  nodeforge.kind.ctr_image_pull:
+    container: nodeforge-build
+    platform: linux/arm64
+    images:
+      - registry.k8s.io/etcd:3.6.4-0
+    cache_dir: ~/.cache/nodeforge/images
+
+- name: Import an archive under a name of one's own
+  nodeforge.kind.ctr_image_pull:
+    container: nodeforge-build
+    archives:
+      - path: /tmp/app.tar
+        ref: docker.io/team/app:dev
+"""
+
+RETURN = r"""
+images:
+  description: All images, those of O(images) first. Also returned on failure, then with what was reached.
+  returned: always, except for failures before any work
+  type: list
+  elements: dict
+  contains:
+    ref:
+      description: The name in containerd, in full.
+      type: str
+      sample: registry.k8s.io/etcd:3.6.4-0
+    action:
+      description:
+        - How it came. V(present) was there already, V(pulled) came from a registry, V(imported) from an archive, V(cached) from
+          O(cache_dir). V(failed) has its reason in RV(images[].msg).
+      type: str
+      sample: pulled
+    digest:
+      description: What the name points to (index or manifest). V(unknown) in check mode for images that would come.
+      type: str
+      sample: sha256:e36c081683425b5b3bc1425bc508b37e7107bb65dfa9367bf5a80125d431fa19
+    size:
+      description: Bytes of the image's content for the platform. Null where unknown.
+      type: int
+      sample: 58938593
+    attempts:
+      description: How often it was tried.
+      returned: for images that were pulled or failed
+      type: int
+      sample: 1
+    msg:
+      description: Why it failed.
+      returned: for failed images
+      type: str
+platform:
+  description: The platform of the images.
+  returned: success
+  type: str
+  sample: linux/amd64
+actions:
+  description: What was done, or would be, one sentence each.
+  returned: success
+  type: list
+  elements: str
+  sample: ["Pulled image registry.k8s.io/etcd:3.6.4-0"]
+"""
+
+import collections.abc as c
+import concurrent.futures
+import os
+import threading
+import time
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.nodeforge.kind.plugins.module_utils import _registry as registry
+from ansible_collections.nodeforge.kind.plugins.module_utils._containerd import Containerd, Store
+from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
+    DOCKER_ARGS,
+    Engine,
+    EngineError,
+    Interrupted,
+    interruptible,
+    read_chunks,
+)
+from ansible_collections.nodeforge.kind.plugins.module_utils._image_archive import (
+    Cache,
+    Content,
+    Missing,
+    WrongPlatform,
+    read_archive,
+    sha256_of,
+    split_platform,
+)
+from ansible_collections.nodeforge.kind.plugins.module_utils._node_image import BadInput, Reference, parse_reference, without_arch
+
+# hosts.toml files and certificates: all of them go into each pull.
+MAX_HOSTS_DIR = 4 * 1024 * 1024
+
+
+class Failed(Exception):
+    """A transfer that came to nothing; the text is the whole sentence."""
+
+
+class Archive(t.NamedTuple):
+    """An archive to import."""
+
+    path: str
+    sha256: str | None
+    # name in the archive (None: it has none) to name in containerd
+    names: dict[str | None, str]
+    # names that must not stay
+    drop: list[str]
+    # name in containerd to the digest of the image's configuration
+    configs: dict[str, str]
+
+
+class Image:
+    """One image on its way."""
+
+    def __init__(self, ref: str) -> None:
+        self.ref = ref
+        self.action = "present"
+        self.content: Content | None = None
+        self.attempts = 0
+        self.msg = ""
+
+    def result(self) -> dict[str, t.Any]:
+        """As returned."""
+        known = {
+            "ref": self.ref,
+            "action": self.action,
+            "digest": self.content.digest if self.content else "unknown",
+            "size": self.content.size if self.content else None,
+        }
+        if self.attempts:
+            known["attempts"] = self.attempts
+        if self.msg:
+            known["msg"] = self.msg
+        return known
+
+
+class ImagePuller:
+    """The module's work: what is there, what must come, and whether all has come."""
+
+    def __init__(self, module: AnsibleModule, engine: Engine) -> None:
+        self.module = module
+        self.engine = engine
+        params = module.params
+        self.container: str = params["container"]
+        self.pin: bool = params["pin"]
+        self.check: bool = module.check_mode
+        self.timeout: int = params["transfer_timeout"]
+        self._validate(params)
+        self.mirrors = self._mirrors(params["mirrors"])
+        self.credentials = {
+            _registry_name(entry["registry"]): registry.Credentials(entry["username"], entry["password"]) for entry in params["credentials"]
+        }
+        # derived secrets are secrets
+        module.no_log_values.update(credentials.basic.split()[1] for credentials in self.credentials.values())
+        self.hosts_files = self._hosts_dir(params["hosts_dir"])
+        self.required = list(dict.fromkeys(_store_name(parse_reference(ref, "image")) for ref in params["images"]))
+        self.exists = engine.container(self.container) is not None or not self.check
+        self.platform: str = params["platform"] or self._own_platform()
+        if split_platform(self.platform)[0] != "linux" or not split_platform(self.platform)[1]:
+            raise EngineError(f'The platform "{self.platform}" is not one of Linux: write it like linux/amd64 or linux/arm64')
+        self.archives = [self._archive(entry) for entry in _archive_entries(params["archives"])]
+        self.cache = self._cache(params["cache_dir"])
+        self.images = {ref: Image(ref) for ref in [*self.required, *(ref for archive in self.archives for ref in archive.configs)]}
+        self.actions: list[str] = []
+        self._stopping = threading.Event()
+
+    # options
+
+    @staticmethod
+    def _validate(params: dict[str, t.Any]) -> None:
+        for option, least in (("retries", 0), ("retry_delay", 0), ("transfer_timeout", 1), ("concurrency", 1)):
+            if params[option] < least:
+                raise EngineError(f"{option} is {params[option]}: it must be at least {least}")
+
+    @staticmethod
+    def _mirrors(mirrors: dict[str, t.Any]) -> dict[str, list[str]]:
+        result = {}
+        for name, urls in mirrors.items():
+            urls = [urls] if isinstance(urls, str) else urls
+            if not isinstance(urls, list) or not urls or not all(isinstance(url, str) for url in urls):
+                raise EngineError(f'The mirrors of "{name}" are not a list of URLs: write them like ["http://127.0.0.1:5000"]')
+            result[_registry_name(name)] = [registry.check_url(url) for url in urls]
+        return result
+
+    @staticmethod
+    def _hosts_dir(directory: str | None) -> dict[str, bytes]:
+        files: dict[str, bytes] = {}
+        if directory is None:
+            return files
+        if not os.path.isdir(directory):
+            raise EngineError(f'The hosts_dir "{directory}" is not a directory: name one with the layout of /etc/containerd/certs.d')
+        total = 0
+        for parent, _directories, names in os.walk(directory):
+            for name in names:
+                path = os.path.join(parent, name)
+                try:
+                    total += os.path.getsize(path)
+                    if total > MAX_HOSTS_DIR:
+                        raise EngineError(f'The hosts_dir "{directory}" holds more than {MAX_HOSTS_DIR} bytes: it should hold hosts.toml files only')
+                    with open(path, "rb") as file:
+                        files[os.path.relpath(path, directory)] = file.read()
+                except OSError as e:
+                    raise EngineError(f'The file "{path}" in hosts_dir cannot be read: {e.strerror}; correct its permissions') from e
+        return files
+
+    def _own_platform(self) -> str:
+        container = self.engine.container(self.container)
+        image = self.engine.image(container["Image"]) if container else None
+        return f"{image['Os']}/{image['Architecture']}" if image else self.engine.platform
+
+    def _archive(self, entry: dict[str, t.Any]) -> Archive:
+        path = entry["path"]
+        found = read_archive(path, self.platform)
+        wanted = str(parse_reference(entry["ref"], f'ref of the archive "{path}"')) if entry.get("ref") else None
+        arch = split_platform(self.platform)[1]
+        plain = {image.name: self._plain(image.name, arch) for image in found if image.name}
+        if wanted and wanted not in plain and self._plain(wanted, arch) not in plain.values():
+            if len(found) != 1:
+                raise EngineError(f'The image archive "{path}" holds {", ".join(plain) or "several images"}, but not "{wanted}": correct its ref')
+            plain = {found[0].name: self._plain(wanted, arch)}
+        if None in {image.name for image in found} and None not in plain:
+            raise EngineError(f'The image archive "{path}" has an image without a name: give it one with ref, or save it with its tag')
+        if len(plain) > 1 and None in plain:
+            raise EngineError(f'The image archive "{path}" holds several images without a name: save them with their tags')
+        if not plain:
+            raise EngineError(f'The image archive "{path}" holds no image: build it again')
+        return Archive(
+            path,
+            entry.get("sha256"),
+            t.cast("dict[str | None, str]", plain),
+            [name for name, ref in plain.items() if name and name != ref],
+            {plain[image.name]: image.config for image in found},
+        )
+
+    def _plain(self, name: str, arch: str) -> str:
+        reference = parse_reference(name, "image in an archive")
+        plain = _store_name(without_arch(reference, arch))
+        return _store_name(reference) if plain != _store_name(reference) and _store_name(reference) in self.required else plain
+
+    def _cache(self, directory: str | None) -> Cache | None:
+        if directory is None or (self.check and not os.path.isdir(directory)):
+            return None
+        return Cache(directory)
+
+    # the run
+
+    def run(self) -> dict[str, t.Any]:
+        """Does all of it and returns the module's result."""
+        if self.exists:
+            self.engine.running(self.container)
+        if not self.images:
+            return self._result(Store(self.platform, {}, set()), Store(self.platform, {}, set()))
+        if not self.exists:
+            before = Store(self.platform, {}, set())
+            self._plan(before)
+            return self._result(before, None)
+        with Containerd(self.engine, self.container, read_only=self.check) as containerd:
+            before = containerd.store(self.images, self.platform)
+            jobs = self._plan(before)
+            if self.check:
+                return self._result(before, None)
+            after = before
+            try:
+                if jobs:
+                    self._transfer(containerd, jobs)
+                    after = self._verify(containerd, before)
+                if self.pin:
+                    loose = [ref for ref, record in after.images.items() if not record.pinned]
+                    if loose:
+                        containerd.pin(loose)
+                        after.images.update({ref: after.images[ref]._replace(pinned=True) for ref in loose})
+                self._fill_cache(containerd)
+            except BaseException:
+                containerd.collect(all_transfers=True)
+                raise
+            if any(ref in before.images and before.images[ref].digest != record.digest for ref, record in after.images.items()):
+                containerd.collect()
+        return self._result(before, after)
+
+    def _plan(self, store: Store) -> list[c.Callable[[Containerd], None]]:
+        """Decides on each image, and returns the jobs that bring those that are not there."""
+        jobs: list[c.Callable[[Containerd], None]] = []
+        brought = set()
+        for archive in self.archives:
+            brought |= archive.configs.keys()
+            for ref, config in archive.configs.items():
+                self.images[ref].content = content = store.find(ref)
+                if content is None or content.config != config:
+                    self.images[ref].action = "imported"
+                    self.images[ref].content = None
+            if any(self.images[ref].action != "present" for ref in archive.configs):
+                jobs.append(self._bind(self._import, archive))
+        for ref in self.required:
+            if ref in brought:
+                continue
+            image = self.images[ref]
+            image.content = store.find(ref)
+            if image.content is None:
+                image.action = "cached" if self.cache and self.cache.find(ref, self.platform) else "pulled"
+                jobs.append(self._bind(self._bring, image))
+        return jobs
+
+    @staticmethod
+    def _bind(job: c.Callable[..., None], item: t.Any) -> c.Callable[[Containerd], None]:
+        return lambda containerd: job(containerd, item)
+
+    def _transfer(self, containerd: Containerd, jobs: list[c.Callable[[Containerd], None]]) -> None:
+        pool = concurrent.futures.ThreadPoolExecutor(max_workers=self.module.params["concurrency"])
+        try:
+            futures = [pool.submit(job, containerd) for job in jobs]
+            for future in futures:
+                future.result()
+        except BaseException:
+            self._stopping.set()
+            containerd.abort()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _import(self, containerd: Containerd, archive: Archive) -> None:
+        doing = f'Importing the image archive "{archive.path}"'
+        try:
+            if archive.sha256 and sha256_of(archive.path) != archive.sha256:
+                raise Failed(f"{doing} failed: its content is not that of its sha256 any more; build it again")
+            size = os.path.getsize(archive.path)
+            result = containerd.load(
+                read_chunks(archive.path), size, self.platform, archive.names, drop=archive.drop, pin=self.pin, timeout=self.timeout
+            )
+            if result.rc:
+                raise Failed(f"{doing} failed: {self._why(result.rc, result.stderr, 'build it again')}")
+            self.actions += [f"Imported image {ref} from {archive.path}" for ref in archive.configs]
+        except (Failed, EngineError, OSError) as e:
+            for ref in archive.configs:
+                self._fail(self.images[ref], e if not isinstance(e, OSError) else Failed(f"{doing} failed: {e.strerror}; build it again"))
+
+    def _why(self, rc: int, stderr: str, remedy: str) -> str:
+        """For what has no host to blame."""
+        error = registry.last_error(stderr)
+        cause = registry.cause_of(error)
+        if "disk" in cause.text:
+            return f"{cause.text}; {cause.remedy}"
+        if rc in (124, 137, 143) and not error:
+            return f"it took longer than {self.timeout} s; raise transfer_timeout"
+        return f"{error or f'ctr ended with status {rc}'}; {remedy}"
+
+    def _bring(self, containerd: Containerd, image: Image) -> None:
+        try:
+            if not self._from_cache(containerd, image):
+                image.action = "pulled"
+                self._pull(containerd, image)
+                self.actions.append(f"Pulled image {image.ref}")
+        except (Failed, EngineError) as e:
+            self._fail(image, e)
+
+    def _from_cache(self, containerd: Containerd, image: Image) -> bool:
+        content = self.cache.find(image.ref, self.platform) if self.cache else None
+        if self.cache is None or content is None:
+            return False
+        damaged = self.cache.damage(content)
+        if damaged:
+            self.actions.append(f"Dropped the damaged blob {damaged} of image {image.ref} from the cache")
+            return False
+        chunks, size = self.cache.stream(image.ref, content)
+        result = containerd.load(chunks, size, self.platform, {image.ref: image.ref}, pin=self.pin, timeout=self.timeout)
+        if result.rc:
+            raise Failed(
+                f'Importing the image "{image.ref}" from the cache "{self.cache.directory}" failed: '
+                + self._why(result.rc, result.stderr, "delete the cache and run again")
+            )
+        self.actions.append(f"Imported image {image.ref} from the cache")
+        return True
+
+    def _pull(self, containerd: Containerd, image: Image) -> None:
+        reference = parse_reference(image.ref)
+        urls = self.mirrors.get(reference.registry) or [registry.upstream(reference.registry)]
+        retries: int = self.module.params["retries"]
+        while True:
+            image.attempts += 1
+            hosts = self._hosts(reference, urls)
+            began = time.monotonic()
+            result = containerd.fetch(image.ref, self.platform, hosts, pin=self.pin, timeout=self.timeout)
+            if result.rc == 0:
+                return
+            error = registry.last_error(result.stderr)
+            cause = registry.cause_of(error)
+            if result.rc in (124, 137, 143) and time.monotonic() - began >= self.timeout:
+                cause = registry.Cause(f"it took longer than {self.timeout} s", True, "mend the network, use another mirror or raise transfer_timeout", dirty=True)
+            if self._stopping.is_set() or not cause.retry or image.attempts > retries:
+                tries = f" ({image.attempts} tries)" if image.attempts > 1 else ""
+                raise Failed(f'Pulling "{image.ref}" for {self.platform} from {self._blamed(urls, error)} failed{tries}: {cause.text}; {cause.remedy}')
+            if cause.dirty:
+                containerd.collect()
+            self._stopping.wait(registry.backoff(image.attempts - 1, self.module.params["retry_delay"], cause.patience))
+
+    def _hosts(self, reference: Reference, urls: list[str]) -> bytes:
+        files = dict(self.hosts_files)
+        named = {reference.registry, reference.registry.replace(":", "_") + "_", "_default"}
+        if not any(os.path.dirname(name) in named for name in files):
+            headers = {}
+            for url in urls:
+                credentials = self.credentials.get(_registry_name(registry.host_of(url)))
+                if credentials:
+                    headers[url] = registry.authorization(url, reference.path, credentials)
+                    self.module.no_log_values.add(headers[url].split()[1])
+            files[f"{reference.registry}/hosts.toml"] = registry.hosts_toml(urls, headers).encode()
+        return registry.hosts_archive(files)
+
+    def _blamed(self, urls: list[str], error: str) -> str:
+        hosts = [registry.host_of(url) for url in urls]
+        blamed = registry.blamed_host(error)
+        if self.hosts_files:
+            return blamed or "the hosts of hosts_dir"
+        return ", ".join(hosts) if blamed is None or blamed in hosts else f"{', '.join(hosts)} (by way of {blamed})"
+
+    @staticmethod
+    def _fail(image: Image, error: Exception) -> None:
+        image.action, image.msg = "failed", str(error)
+
+    def _verify(self, containerd: Containerd, before: Store) -> Store:
+        """All images must be whole now; names that point to anything else are taken away."""
+        after = containerd.store(self.images, self.platform)
+        wrong = []
+        for image in self.images.values():
+            problem = ""
+            try:
+                image.content = after.content(image.ref)
+            except WrongPlatform as e:
+                problem = f'The image "{image.ref}" is for {", ".join(e.args) or "no platform"}, not for {self.platform}: choose another platform or image'
+            except Missing as e:
+                problem = f'The image "{image.ref}" is not complete, {e} is missing: run again'
+            except (ValueError, KeyError, TypeError):
+                problem = f'The image "{image.ref}" has a manifest of an unknown kind: use an image in OCI or Docker format'
+            if problem and image.ref in after.images and before.images.get(image.ref) != after.images[image.ref]:
+                wrong.append(image.ref)
+            if image.action == "failed":
+                continue
+            if problem:
+                self._fail(image, Failed(problem))
+            for archive in self.archives:
+                expected = archive.configs.get(image.ref)
+                if image.content and expected and image.content.config != expected:
+                    self._fail(image, Failed(f'The image "{image.ref}" is in several archives with different content: name one of them'))
+        if wrong:
+            containerd.remove(wrong)
+            for ref in wrong:
+                after.images.pop(ref)
+        failed = [image for image in self.images.values() if image.action == "failed"]
+        if failed:
+            more = f" (and {len(failed) - 1} more, see images)" if len({image.msg for image in failed}) > 1 else ""
+            raise EngineError(failed[0].msg + more)
+        return after
+
+    def _fill_cache(self, containerd: Containerd) -> None:
+        """Keeps what was pulled. A cache that cannot be filled is worth a warning, not a failure: the images are there."""
+        for image in self.images.values():
+            if self.cache is None or image.action != "pulled" or image.content is None:
+                continue
+            try:
+                missing = self.cache.missing(image.content)
+                if missing:
+                    with self.cache.receive(missing) as sink:
+                        containerd.export(missing, sink)
+                self.cache.add(image.ref, image.content)
+            except (EngineError, OSError) as e:
+                self.module.warn(f'The image "{image.ref}" is not kept in the cache "{self.cache.directory}": {e}')
+
+    def _result(self, before: Store, after: Store | None) -> dict[str, t.Any]:
+        come = [image for image in self.images.values() if image.action != "present"]
+        loose = [ref for ref, record in before.images.items() if self.pin and not record.pinned and self.images[ref].action == "present"]
+        if after is None:
+            verbs = {"pulled": "Would pull image {0}", "imported": "Would import image {0}", "cached": "Would import image {0} from the cache"}
+            self.actions = [verbs[image.action].format(image.ref) for image in come]
+        self.actions += [f"{'Would pin' if after is None else 'Pinned'} image {ref}" for ref in loose]
+        result: dict[str, t.Any] = {
+            "changed": bool(come or loose),
+            "images": [image.result() for image in self.images.values()],
+            "platform": self.platform,
+            "actions": self.actions,
+        }
+        if self.module._diff:
+            result["diff"] = {"before": {"images": self._shown(before)}, "after": {"images": self._shown(after) if after else self._predicted(before)}}
+        return result
+
+    @staticmethod
+    def _shown(store: Store) -> dict[str, dict[str, t.Any]]:
+        return {ref: {"digest": record.digest, "pinned": record.pinned} for ref, record in sorted(store.images.items())}
+
+    def _predicted(self, before: Store) -> dict[str, dict[str, t.Any]]:
+        shown = self._shown(before)
+        for image in self.images.values():
+            if image.action != "present":
+                shown[image.ref] = {"digest": "unknown", "pinned": self.pin}
+            elif self.pin:
+                shown[image.ref]["pinned"] = True
+        return dict(sorted(shown.items()))
+
+
+def _store_name(reference: Reference) -> str:
+    """The name under which the kubelet will look: a digest makes the tag meaningless."""
+    return str(reference._replace(tag="") if reference.digest else reference)
+
+
+def _registry_name(name: str) -> str:
+    name = name.split("://", 1)[-1].strip("/")
+    return registry.HUB if name in (registry.HUB_HOST, "index.docker.io") else name
+
+
+def _archive_entries(archives: t.Any) -> list[dict[str, t.Any]]:
+    entries = list(archives.values()) if isinstance(archives, dict) and "path" not in archives else archives
+    entries = entries if isinstance(entries, list) else [entries]
+    result = []
+    for entry in entries:
+        entry = {"path": entry} if isinstance(entry, str) else entry
+        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+            raise EngineError(f"archives holds {entry!r}: give paths, or dictionaries with path and optionally ref and sha256")
+        result.append({**entry, "path": os.path.expanduser(os.path.expandvars(entry["path"]))})
+    return result
+
+
+def main() -> None:
+    """Runs the module."""
+    module = AnsibleModule(
+        argument_spec={
+            **DOCKER_ARGS,
+            "container": {"type": "str", "required": True},
+            "images": {"type": "list", "elements": "str", "default": []},
+            "archives": {"type": "raw", "default": []},
+            "platform": {"type": "str"},
+            "mirrors": {"type": "dict", "default": {}},
+            "hosts_dir": {"type": "path"},
+            "credentials": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "registry": {"type": "str", "required": True},
+                    "username": {"type": "str", "required": True},
+                    "password": {"type": "str", "required": True, "no_log": True},
+                },
+            },
+            "retries": {"type": "int", "default": 4},
+            "retry_delay": {"type": "float", "default": 0.5},
+            "transfer_timeout": {"type": "int", "default": 600},
+            "concurrency": {"type": "int", "default": 4},
+            "pin": {"type": "bool", "default": True},
+            "cache_dir": {"type": "path"},
+        },
+        mutually_exclusive=[("mirrors", "hosts_dir")],
+        supports_check_mode=True,
+    )
+    puller: ImagePuller | None = None
+    problem = ""
+    try:
+        with interruptible():
+            puller = ImagePuller(module, Engine(module))
+            module.exit_json(**puller.run())
+    except (EngineError, BadInput) as e:
+        problem = str(e)
+    except Interrupted as e:
+        problem = f"Interrupted by {e}: the images that had come are there, the others are not; run again"
+    module.fail_json(msg=problem, **({"images": [image.result() for image in puller.images.values()]} if puller else {}))
+
+
+if __name__ == "__main__":
+    main()
