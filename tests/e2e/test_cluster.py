@@ -102,6 +102,6 @@ def test_nodes_pulled_nothing(cluster: Cluster, engine: docker.DockerClient) -> 
 
 def test_image_is_one_layer_on_its_base(node_image: Play, engine: docker.DockerClient) -> None:
     image = engine.images.get(IMAGE)
-    base = engine.images.get(image.labels["io.nodeforge.base.digest"])
+    base = engine.images.get(image.labels["io.nodeforge.base-digest"])
     layers, below = image.attrs["RootFS"]["Layers"], base.attrs["RootFS"]["Layers"]
     assert layers[: len(below)] == below and len(layers) == len(below) + 1
