@@ -46,20 +46,16 @@ def test_the_collection_works_from_its_artifact(tmp_path: pathlib.Path, ansible_
     """What is built and installed has all that a play needs, and nothing that belongs to a checkout only."""
     galaxy = [str(pathlib.Path(sys.executable).parent / "ansible-galaxy"), "collection"]
     environment = {**ansible_env, "ANSIBLE_COLLECTIONS_PATH": str(tmp_path), "ANSIBLE_CONFIG": os.devnull}
-    run = {"env": environment, "check": True, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    subprocess.run([*galaxy, "build", "--output-path", str(tmp_path), str(ROOT)], **run)
+
+    def run(*command: str) -> None:
+        ended = subprocess.run(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert ended.returncode == 0, ended.stdout
+
+    run(*galaxy, "build", "--output-path", str(tmp_path), str(ROOT))
     (artifact,) = tmp_path.glob("nodeforge-kind-*.tar.gz")
     assert artifact.stat().st_size < 5_000_000
-    subprocess.run([*galaxy, "install", "--offline", "-p", str(tmp_path), str(artifact)], **run)
+    run(*galaxy, "install", "--offline", "-p", str(tmp_path), str(artifact))
     installed = tmp_path / "ansible_collections" / "nodeforge" / "kind"
     assert not [name for name in (".cache", ".git", ".collections", "tests/output") if (installed / name).exists()]
-    for playbook in ("build_host", "build_node"):
-        ended = subprocess.run(
-            ["ansible-playbook", "--syntax-check", f"nodeforge.kind.{playbook}"],
-            env=environment,
-            cwd=tmp_path,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        assert ended.returncode == 0, ended.stdout
+    for playbook in ("build_host", "build_node", "clean"):
+        run("ansible-playbook", "--syntax-check", f"nodeforge.kind.{playbook}")
