@@ -17,6 +17,7 @@ import posixpath
 import re
 import tarfile
 import typing as t
+import zlib
 
 # Part of every fingerprint: raise it when the same inputs give another node image than before.
 RECIPE = 1
@@ -82,11 +83,12 @@ def parse_reference(text: str, what: str = "image") -> Reference:
     if _ID.fullmatch(text):
         raise BadInput(f'The {what} "{text}" is an id, not a reference: {remedy}')
     name, _at, digest = text.partition("@")
-    head, _slash, last = name.rpartition("/")
+    # a colon before the last slash is a registry's port
+    head, slash, last = name.rpartition("/")
     last, colon, tag = last.partition(":")
-    registry, slash, path = f"{head}/{last}".lstrip("/").partition("/")
+    registry, slash, path = f"{head}{slash}{last}".partition("/")
     if not (slash and ("." in registry or ":" in registry or registry == "localhost")):
-        registry, path = "docker.io", f"{head}/{last}" if head else last
+        registry, path = "docker.io", f"{registry}{slash}{path}"
     if registry in ("docker.io", "index.docker.io"):
         registry, path = "docker.io", path if "/" in path else f"library/{path}"
     if path != path.lower():
@@ -124,8 +126,10 @@ def archive_references(path: str) -> list[str]:
                 names = [a.get("io.containerd.image.name") or a.get("org.opencontainers.image.ref.name") for a in annotations]
                 if all(names):
                     return t.cast("list[str]", names)
-    except (OSError, tarfile.TarError) as e:
-        raise BadInput(f'The image archive "{path}" cannot be read: {_why(e)}; build it again') from e
+    except OSError as e:
+        raise BadInput(f'The image archive "{path}" cannot be read: {_why(e)}; build it or correct its path') from e
+    except (tarfile.TarError, EOFError, zlib.error) as e:
+        raise BadInput(f'The image archive "{path}" is broken: it is no whole tar archive; build it again') from e
     except (ValueError, TypeError, KeyError, AttributeError) as e:
         raise BadInput(f'The image archive "{path}" is broken: its list of images makes no sense; build it again') from e
     raise BadInput(f'The archive "{path}" names no image: it is not what docker save or make quick-release-images write')
@@ -154,7 +158,7 @@ def version_tag(version: str) -> str:
 # manifests and configuration of the node
 
 _IMAGE_KEY = re.compile(
-    r"""(?:^|[\s{,"'])image["']?\s*:\s+(?:&\S+\s+)?(?:"([^"]*)"|'([^']*)'|(\{\{.*?\}\}\S*|[^\s,}\]"'{\[&*!|>#~][^\s,}]*))""", re.MULTILINE
+    r"""(?:^|[\s{,"'])image(?:["'][ \t]*:[ \t]*|[ \t]*:[ \t]+)(?:&\S+\s+)?(?:"([^"]*)"|'([^']*)'|(\{\{.*?\}\}\S*|[^\s,}\]"'{\[&*!|>#~][^\s,}]*))""", re.MULTILINE
 )
 _HELPER_IMAGE = re.compile(r"""--helper-image(?:=|["']?\s*,?\s*(?:-\s+)?)["']?(\{\{.*?\}\}[^\s"',\]}]*|[^\s"',\]}]+)""")
 _COMMENT = re.compile(r"(?:^|\s)#.*$", re.MULTILINE)
@@ -269,7 +273,7 @@ def binary_arch(path: str) -> str | None:
 
 def check_destination(dest: str) -> str:
     """An absolute path in the node that an image can hold."""
-    if not dest.startswith("/") or dest != posixpath.normpath(dest) or dest == "/":
+    if not dest.startswith("/") or dest != "/" + posixpath.normpath(dest).lstrip("/") or dest == "/":
         raise BadInput(f'The destination "{dest}" is not a plain absolute path: write it like /etc/motd')
     for directory in (*VOLATILE, "/var/run", "/proc", "/sys", "/dev"):
         if dest == directory or dest.startswith(directory + "/"):

@@ -1,0 +1,169 @@
+# Copyright (c) 2026, nodeforge contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Small images of this machine's own files: what a node base needs to be prepared and committed, without any registry."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.server
+import io
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tarfile
+import threading
+import typing as t
+
+import docker
+
+ARCH = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
+FOREIGN = {"amd64": "arm64", "arm64": "amd64"}[ARCH]
+PLATFORM = f"linux/{ARCH}"
+CONTAINERD_CONFIG = 'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\n  sandbox_image = "localhost/pause:1"\n'
+# A link is its target; a directory is its mode; a file is content and mode.
+Entry = t.Union[str, int, t.Tuple[bytes, int]]
+Tree = t.Dict[str, Entry]
+
+
+def host_tools() -> Tree:
+    """A shell and the tools that exec needs, with their libraries."""
+    tree: Tree = {"run": 0o755, "tmp": 0o1777, "bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64"}
+    for tool in "sh sleep timeout head stat sha256sum cat mkdir rm touch".split():
+        source = os.path.realpath(t.cast(str, shutil.which(tool)))
+        with open(source, "rb") as file:
+            tree[f"usr/bin/{tool}"] = (file.read(), 0o755)
+        needs = subprocess.run(["ldd", source], capture_output=True, text=True, check=False).stdout
+        for library in re.findall(r"(/\S+) \(0x", needs):
+            with open(library, "rb") as file:
+                tree[re.sub(r"^/(usr/)?", "usr/", library)] = (file.read(), 0o755)
+    return tree
+
+
+def node_base() -> Tree:
+    """Enough of a node base to be prepared; containerd need not run."""
+    return {
+        **host_tools(),
+        "etc/containerd": 0o700,
+        "etc/containerd/config.toml": (CONTAINERD_CONFIG.encode(), 0o644),
+        "usr/local/bin/containerd": (b"#!/bin/sh\n", 0o755),
+        "usr/local/bin/entrypoint": (b"#!/bin/sh\n", 0o755),
+        "kind": 0o755,
+    }
+
+
+def layer(tree: Tree) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for path, entry in tree.items():
+            info = tarfile.TarInfo(path)
+            content = b""
+            if isinstance(entry, str):
+                info.type, info.linkname = tarfile.SYMTYPE, entry
+            elif isinstance(entry, int):
+                info.type, info.mode = tarfile.DIRTYPE, entry
+            else:
+                content, info.mode = entry
+                info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def image_config(content: bytes, arch: str, config: dict[str, t.Any]) -> bytes:
+    return json.dumps(
+        {
+            "os": "linux",
+            "architecture": arch,
+            "config": config,
+            "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(content).hexdigest()]},
+        }
+    ).encode()
+
+
+def archive(reference: str, tree: Tree, arch: str = ARCH, **config: t.Any) -> bytes:
+    """A docker archive, as docker save writes it."""
+    content = layer(tree)
+    return layer(
+        {
+            "config.json": (image_config(content, arch, config), 0o644),
+            "layer.tar": (content, 0o644),
+            "manifest.json": (json.dumps([{"Config": "config.json", "RepoTags": [reference], "Layers": ["layer.tar"]}]).encode(), 0o644),
+        }
+    )
+
+
+def load(client: docker.DockerClient, reference: str, tree: Tree, arch: str = ARCH, **config: t.Any) -> str:
+    client.images.load(archive(reference, tree, arch, **config))
+    return reference
+
+
+class Registry:
+    """A registry on the loopback address with one image under any name. Other tags than "base" answer 404; "broken" breaks off."""
+
+    def __init__(self, tree: Tree, arch: str = ARCH) -> None:
+        content = layer(tree)
+        blobs = [image_config(content, arch, {}), gzip.compress(content)]
+        self.blobs = {"sha256:" + hashlib.sha256(blob).hexdigest(): blob for blob in blobs}
+        kinds = ("application/vnd.docker.container.image.v1+json", "application/vnd.docker.image.rootfs.diff.tar.gzip")
+        described = [{"mediaType": kind, "digest": d, "size": len(b)} for kind, (d, b) in zip(kinds, self.blobs.items())]
+        self.media = "application/vnd.docker.distribution.manifest.v2+json"
+        self.manifest = json.dumps({"schemaVersion": 2, "mediaType": self.media, "config": described[0], "layers": described[1:]}).encode()
+        self.digest = "sha256:" + hashlib.sha256(self.manifest).hexdigest()
+        registry = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            broken = False
+
+            def log_message(self, *args: t.Any) -> None:
+                """Quiet."""
+
+            def do_GET(self) -> None:
+                name = self.path.rpartition("/")[2]
+                body: bytes | None = b"{}" if self.path == "/v2/" else registry.blobs.get(name)
+                if "/manifests/" in self.path and name in ("base", "broken", registry.digest):
+                    body = registry.manifest
+                self.send_response(200 if body is not None else 404)
+                self.send_header("Content-Length", str(len(body or b"")))
+                if "/manifests/" in self.path:
+                    self.send_header("Content-Type", registry.media)
+                    self.send_header("Docker-Content-Digest", registry.digest)
+                self.end_headers()
+                if self.command == "HEAD" or not body:
+                    return
+                if "/broken/" in self.path and "/blobs/" in self.path:
+                    self.wfile.write(body[: len(body) // 2])
+                    self.close_connection = True
+                    return
+                self.wfile.write(body)
+
+            do_HEAD = do_GET
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.address = "127.0.0.1:%d" % self.server.server_address[1]
+
+    def __enter__(self) -> Registry:
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def remove_all(client: docker.DockerClient, prefix: str) -> None:
+    """Removes the containers and images whose names begin with the prefix."""
+    for container in client.containers.list(all=True, ignore_removed=True):
+        if container.name.startswith(prefix):
+            try:
+                container.remove(force=True, v=True)
+            except docker.errors.APIError:  # auto-remove was faster
+                pass
+    for image in client.images.list():
+        for tag in image.tags:
+            if prefix in tag:
+                client.images.remove(tag, force=True)

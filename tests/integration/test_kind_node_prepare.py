@@ -1,0 +1,567 @@
+# Copyright (c) 2026, nodeforge contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""kind_node_prepare against the real engine: small bases of this machine's own files, so nothing has to be pulled."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import http.server
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import typing as t
+
+import docker
+import pytest
+import small_base
+from small_base import ARCH, FOREIGN, PLATFORM
+
+PREFIX = f"nodeforge-test-d{os.getpid()}"
+BASE = f"{PREFIX}:base"
+# Under emulation nothing runs here: what pretends to be of the other platform is a script.
+KUBEADM = """#!/bin/sh
+if [ "$5" != v1.37.2 ]; then echo "version \\"$5\\" is unknown here" >&2; exit 1; fi
+for i in kube-apiserver:v1.37.2 pause:3.10.2 etcd:3.7.0-0; do echo "registry.k8s.io/$i"; done
+"""
+REQUIRED = ["registry.k8s.io/kube-apiserver:v1.37.2", "registry.k8s.io/etcd:3.7.0-0", "localhost/pause:1"]
+
+
+@pytest.fixture(scope="module")
+def client() -> t.Iterator[docker.DockerClient]:
+    client = docker.from_env()
+    yield client
+    small_base.remove_all(client, PREFIX)
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def base(client: docker.DockerClient) -> str:
+    return small_base.load(client, BASE, small_base.node_base(), Entrypoint=["/usr/local/bin/entrypoint", "/sbin/init"])
+
+
+@pytest.fixture
+def args(base: str, tmp_path: pathlib.Path, client: docker.DockerClient) -> t.Iterator[dict[str, t.Any]]:
+    """Options that work, of their own for each test; afterwards none of its containers may be left by itself."""
+    for name in ("kubeadm", "kubectl", "kubelet"):
+        path = tmp_path / name
+        path.write_text(KUBEADM if name == "kubeadm" else f"#!/bin/sh\necho {name} {tmp_path}\n")
+        path.chmod(0o755)
+    (tmp_path / "cni.yaml").write_text("- image: docker.io/test/netd:v1\n- image: {{ .Other }}\n")
+    (tmp_path / "storage.yaml").write_text("- {name: x, image: 'docker.io/test/storage:v1'}\n")
+    (tmp_path / "kube-apiserver.tar").write_bytes(small_base.archive(f"registry.k8s.io/kube-apiserver-{ARCH}:v1.37.2", {"x": (b"", 0o755)}))
+    yield {
+        "name": f"{PREFIX}-{tmp_path.name}",
+        "image": base,
+        "version": "v1.37.2",
+        "binaries": {name: str(tmp_path / name) for name in ("kubeadm", "kubectl", "kubelet")},
+        "archives": {"kube-apiserver": {"path": str(tmp_path / "kube-apiserver.tar")}},
+        "cni_manifest": str(tmp_path / "cni.yaml"),
+        "storage_manifest": str(tmp_path / "storage.yaml"),
+        "files": [{"dest": "/etc/containerd/new/motd", "content": "hello\n", "mode": "0600"}],
+        "extra_images": ["busybox:1"],
+        "node_image": f"{PREFIX}-node:{tmp_path.name}",
+        "network_mode": "none",
+        "ttl": 300,
+    }
+    for container in ours(client):
+        container.remove(force=True)
+
+
+def ours(client: docker.DockerClient) -> list[t.Any]:
+    """The build containers of these tests, by their base or name."""
+    containers = client.containers.list(all=True, ignore_removed=True)
+    return [c for c in containers if c.name.startswith((PREFIX, "nodeforge-build-")) and (c.attrs["Config"]["Image"] or "").startswith((PREFIX, base_id(client)))]
+
+
+def base_id(client: docker.DockerClient) -> str:
+    return t.cast(str, client.images.get(BASE).id)
+
+
+def shell(container: t.Any, script: str) -> str:
+    status, output = container.exec_run(["sh", "-c", script])
+    assert status == 0, output
+    return output.decode()
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_first_and_second_run(run_module, args, client, tmp_path) -> None:
+    predicted = run_module("kind_node_prepare", args, check=True, diff=True)
+    assert predicted["changed"] and predicted["container"] is None
+    assert ours(client) == []
+
+    first = run_module("kind_node_prepare", args, diff=True)
+    for key in ("changed", "actions", "diff", "required_images", "built_images", "fingerprint", "up_to_date", "changes"):
+        assert predicted[key] == first[key], key
+    assert first["required_images"] == [*REQUIRED, "docker.io/test/netd:v1", "docker.io/test/storage:v1", "docker.io/library/busybox:1"]
+    assert first["built_images"] == ["registry.k8s.io/kube-apiserver:v1.37.2"]
+    assert "{{ .Other }} in" in json.dumps(first["warnings"])
+    assert first["labels"]["io.nodeforge.images"].split(",") == first["required_images"]
+    assert first["labels"]["io.nodeforge.fingerprint"] == first["fingerprint"]
+    assert first["labels"]["io.nodeforge.base-digest"] == base_id(client)
+    assert first["changes"] == ['ENTRYPOINT ["/usr/local/bin/entrypoint", "/sbin/init"]', "CMD []"]
+    assert first["diff"]["before"] == {"container": None, "files": {}}
+    assert first["diff"]["after"]["files"]["/kind/version"] == sha256("v1.37.2")
+
+    container = client.containers.get(first["container"]["id"])
+    listing = shell(container, "stat -c '%a %u:%g %n' /usr/bin/kube* /kind/version /kind/manifests /kind/manifests/* /etc/containerd /etc/containerd/new /etc/containerd/new/motd")
+    assert listing.splitlines() == [
+        "755 0:0 /usr/bin/kubeadm",
+        "755 0:0 /usr/bin/kubectl",
+        "755 0:0 /usr/bin/kubelet",
+        "644 0:0 /kind/version",
+        "755 0:0 /kind/manifests",
+        "644 0:0 /kind/manifests/default-cni.yaml",
+        "644 0:0 /kind/manifests/default-storage.yaml",
+        "700 0:0 /etc/containerd",
+        "755 0:0 /etc/containerd/new",
+        "600 0:0 /etc/containerd/new/motd",
+    ]
+    assert shell(container, "cat /kind/version") == "v1.37.2"
+    assert shell(container, "/usr/bin/kubelet") == f"kubelet {tmp_path}\n"
+    host = container.attrs["HostConfig"]
+    assert host["AutoRemove"] and not host["Privileged"] and host["SecurityOpt"] == ["seccomp=unconfined"]
+    assert set(host["Tmpfs"]) == {"/run", "/tmp"}
+
+    for check in (True, False):
+        second = run_module("kind_node_prepare", args, check=check, diff=True)
+        assert not second["changed"] and second["actions"] == []
+        assert second["container"] == first["container"]
+        assert second["required_images"] == first["required_images"]
+        assert second["diff"] == {"before": {}, "after": {}}
+
+
+def test_only_what_differs_is_written(run_module, args, client) -> None:
+    first = run_module("kind_node_prepare", args)
+    container = client.containers.get(first["container"]["id"])
+    shell(container, "echo other >/usr/bin/kubelet; touch /usr/bin/kubectl")
+    touched = shell(container, "stat -c %Y /usr/bin/kubectl")
+    after = {"/usr/bin/kubelet": hashlib.sha256(pathlib.Path(args["binaries"]["kubelet"]).read_bytes()).hexdigest()}
+    for check in (True, False):
+        result = run_module("kind_node_prepare", args, check=check, diff=True)
+        assert result["changed"] and result["actions"] == ["Wrote /usr/bin/kubelet"]
+        assert result["container"] == first["container"]
+        assert result["diff"] == {"before": {"files": {"/usr/bin/kubelet": sha256("other\n")}}, "after": {"files": after}}
+    assert shell(container, "/usr/bin/kubelet").startswith("kubelet ")
+    assert shell(container, "stat -c %Y /usr/bin/kubectl") == touched
+    assert not run_module("kind_node_prepare", args)["changed"]
+
+
+def test_other_inputs_replace_the_container(run_module, args, client) -> None:
+    first = run_module("kind_node_prepare", args)
+    pathlib.Path(args["binaries"]["kubelet"]).write_text("#!/bin/sh\necho new\n")
+    predicted = run_module("kind_node_prepare", args, check=True, diff=True)
+    assert client.containers.get(first["container"]["id"]).status == "running"
+    second = run_module("kind_node_prepare", args, diff=True)
+    assert second["changed"] and second["container"]["id"] != first["container"]["id"]
+    assert second["fingerprint"] != first["fingerprint"]
+    assert (predicted["actions"], predicted["diff"]) == (second["actions"], second["diff"])
+    assert second["diff"]["before"]["container"]["fingerprint"] == first["fingerprint"]
+    assert [c.name for c in ours(client)] == [args["name"]]
+
+
+@pytest.mark.parametrize("change", ["version", "extra_images", "inputs", "files", "cni_manifest", "archives", "platform"])
+def test_fingerprint_counts_everything(run_module, args, client, change: str, tmp_path) -> None:
+    before = run_module("kind_node_prepare", args, check=True)["fingerprint"]
+    pathlib.Path(args["binaries"]["kubeadm"]).touch()
+    again = {**args, "network_mode": "host", "ttl": 77, "name": f"{PREFIX}-x", "source": "elsewhere", "revision": "abc"}
+    assert run_module("kind_node_prepare", again, check=True)["fingerprint"] == before
+    if change == "version":
+        args["version"] = "v1.37.2-rc.0"
+        pathlib.Path(args["binaries"]["kubeadm"]).write_text(KUBEADM.replace("v1.37.2", "v1.37.2-rc.0"))
+    elif change == "extra_images":
+        args["extra_images"] = ["busybox:2"]
+    elif change == "inputs":
+        args["inputs"] = {"etcd": {"digest": "sha256:1"}}
+    elif change == "files":
+        args["files"][0]["mode"] = "0644"
+    elif change == "cni_manifest":
+        pathlib.Path(args["cni_manifest"]).write_text("- image: docker.io/test/netd:v2\n")
+    elif change == "archives":
+        args["archives"]["kube-apiserver"]["sha256"] = "1" * 64
+    elif change == "platform":
+        args["image"] = small_base.load(client, f"{PREFIX}:foreign", small_base.node_base(), FOREIGN)
+        args["platform"] = f"linux/{FOREIGN}"
+    assert run_module("kind_node_prepare", args, check=True)["fingerprint"] != before
+
+
+def test_up_to_date(run_module, args, client) -> None:
+    first = run_module("kind_node_prepare", args)
+    commit = {"container": first["container"]["id"], "name": args["node_image"]}
+    commit.update({key: first[key] for key in ("changes", "labels", "fingerprint")})
+    assert run_module("docker_commit", commit)["changed"]
+    run_module("kind_node_prepare", {"name": args["name"], "state": "absent"})
+    for check in (True, False):
+        again = run_module("kind_node_prepare", args, check=check, diff=True)
+        assert again["up_to_date"] and not again["changed"] and again["container"] is None
+        for key in ("required_images", "built_images", "fingerprint", "labels"):
+            assert again[key] == first[key], key
+    # made from other inputs, the same image is not up to date
+    args["extra_images"] = []
+    assert not run_module("kind_node_prepare", args, check=True)["up_to_date"]
+
+    # a container of the image carries the build container's label on, but is not one
+    image = client.images.get(args["node_image"])
+    assert image.attrs["Config"]["Entrypoint"] == ["/usr/local/bin/entrypoint", "/sbin/init"]
+    assert not image.attrs["Config"]["Cmd"] and not image.attrs["Config"]["Env"]
+    node = client.containers.run(image, entrypoint=["sleep"], command=["300"], name=f"{PREFIX}-cluster", detach=True, network_mode="none")
+    refused = run_module("kind_node_prepare", {"name": node.name, "state": "absent"})
+    assert "was not made by this module" in refused["msg"]
+    run_module("kind_node_prepare", {"name": f"{PREFIX}*", "state": "absent"})
+    node.reload()
+    assert node.status == "running"
+
+
+def test_nothing_volatile_in_the_image(run_module, args, client) -> None:
+    container = client.containers.get(run_module("kind_node_prepare", args)["container"]["id"])
+    shell(container, "echo secret >/run/secret; echo secret >/tmp/secret")
+    assert not [d for d in container.diff() if "secret" in d["Path"]]
+
+
+def test_symlinked_directory(run_module, args, client) -> None:
+    args["files"] = [{"dest": "/bin/hello", "content": "#!/bin/sh\necho hello\n", "mode": "0755"}]
+    container = client.containers.get(run_module("kind_node_prepare", args)["container"]["id"])
+    assert shell(container, "/usr/bin/hello; stat -c %F /bin") == "hello\nsymbolic link\n"
+    assert not run_module("kind_node_prepare", args)["changed"]
+
+
+def test_name_taken_by_somebody_else(run_module, args, client) -> None:
+    other = client.containers.run(BASE, entrypoint=["sleep"], command=["300"], name=args["name"], detach=True, network_mode="none")
+    for check in (True, False):
+        result = run_module("kind_node_prepare", args, check=check)
+        assert f'The name "{args["name"]}" is taken by a container that this module did not make' in result["msg"]
+        result = run_module("kind_node_prepare", {"name": args["name"], "state": "absent"}, check=check)
+        assert f'"{args["name"]}" was not made by this module' in result["msg"]
+    other.reload()
+    assert other.status == "running"
+    other.remove(force=True)
+    assert run_module("kind_node_prepare", args)["changed"]
+
+
+def test_absent(run_module, args, client) -> None:
+    absent = {"name": args["name"], "state": "absent"}
+    assert not run_module("kind_node_prepare", absent, diff=True)["changed"]
+    made = run_module("kind_node_prepare", args)["container"]
+    predicted = run_module("kind_node_prepare", absent, check=True, diff=True)
+    assert predicted["changed"] and ours(client)
+    removed = run_module("kind_node_prepare", absent, diff=True)
+    assert {k: removed[k] for k in ("changed", "actions", "diff")} == {k: predicted[k] for k in ("changed", "actions", "diff")}
+    assert not ours(client)
+    assert not run_module("kind_node_prepare", {**absent, "name": made["id"]})["changed"]
+
+    made = [run_module("kind_node_prepare", {**args, "name": f"{PREFIX}-all-{n}"})["container"] for n in "ab"]
+    assert run_module("kind_node_prepare", {**absent, "name": made[0]["id"]})["changed"]
+    result = run_module("kind_node_prepare", {**absent, "name": f"{PREFIX}-all-*"}, diff=True)
+    assert result["diff"]["before"] == {"containers": [f"{PREFIX}-all-b"]}
+    assert not ours(client)
+    for name in (None, "", "*"):
+        assert "The option name is missing" in run_module("kind_node_prepare", {"name": name, "state": "absent"})["msg"]
+
+
+def test_two_at_once(run_module, args, client) -> None:
+    del args["name"]
+    plays = [run_module("kind_node_prepare", args, popen=True) for _n in range(2)]
+    results = [json.loads(play.stdout.read()) for play in plays]
+    assert [play.wait() for play in plays] == [0, 0]
+    names = {result["container"]["name"] for result in results}
+    assert len(names) == 2
+    for name in names:
+        assert name.startswith("nodeforge-build-")
+        assert client.containers.get(name).status == "running"
+    # removing one leaves the other
+    run_module("kind_node_prepare", {"name": names.pop(), "state": "absent"})
+    assert [c.name for c in ours(client)] == list(names)
+
+
+def test_ttl(run_module, args, client) -> None:
+    run_module("kind_node_prepare", {**args, "ttl": 3})
+    deadline = time.monotonic() + 30
+    while ours(client):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def gigabyte(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("big") / "kubelet"
+    with open(path, "wb") as file:
+        file.truncate(1024**3)
+    return str(path)
+
+
+def test_memory(run_module, args, client, gigabyte: str) -> None:
+    args["binaries"]["kubelet"] = gigabyte
+    process = run_module("kind_node_prepare", args, popen=True)
+    output = process.stdout.read()
+    _pid, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    result = json.loads(output)
+    assert process.returncode == 0, result
+    assert usage.ru_maxrss < 150 * 1024, f"{usage.ru_maxrss} KiB"
+    assert shell(client.containers.get(args["name"]), "stat -c %s /usr/bin/kubelet") == f"{1024**3}\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_interrupt(run_module, args, client, gigabyte: str, number: signal.Signals) -> None:
+    args["binaries"]["kubelet"] = gigabyte
+    process = run_module("kind_node_prepare", args, popen=True)
+    while not [c for c in ours(client) if c.status == "running"]:
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(number)
+    result = json.loads(process.stdout.read())
+    assert process.wait() != 0
+    assert f"Interrupted by {number.name}" in result["msg"]
+    assert ours(client) == []
+    # a re-run has the name for itself
+    args["binaries"]["kubelet"] = args["binaries"]["kubectl"]
+    assert run_module("kind_node_prepare", args)["changed"]
+
+
+def test_failure_in_the_middle(run_module, args, client) -> None:
+    args["files"] = [{"dest": "/etc/containerd", "content": ""}]
+    assert 'The destination "/etc/containerd" is a directory in the node' in run_module("kind_node_prepare", args)["msg"]
+    args["files"] = [{"dest": "/usr/bin/sh/x", "content": ""}]
+    assert "/usr/bin/sh is not a directory in the node" in run_module("kind_node_prepare", args)["msg"]
+    assert ours(client) == []
+
+
+def test_sweep(args, client, monkeypatch) -> None:
+    """What a killed play left between creating and starting goes, once it is old; what is young may be another play's."""
+    from ansible_collections.nodeforge.kind.plugins.module_utils import _docker
+    from ansible_collections.nodeforge.kind.plugins.modules import kind_node_prepare
+
+    class Module:
+        params = {key: option.get("default") for key, option in _docker.DOCKER_ARGS.items()}
+        check_mode = False
+
+    def leave(name: str, label: str) -> str:
+        return client.containers.create(BASE, name=name, labels={"io.nodeforge.build": label}, network_mode="none").id
+
+    ours_left = leave(f"{PREFIX}-left", f"{PREFIX}-left abc")
+    others = leave(f"{PREFIX}-node", f"{PREFIX}-other abc")
+    running = client.containers.run(
+        BASE, entrypoint=["sleep"], command=["300"], name=f"{PREFIX}-runs", labels={"io.nodeforge.build": f"{PREFIX}-runs abc"}, detach=True, network_mode="none"
+    ).id
+    preparer = kind_node_prepare.NodePreparer(Module(), _docker.Engine(Module()))
+    preparer._sweep()
+    assert {c.id for c in client.containers.list(all=True)} >= {ours_left, others, running}
+    monkeypatch.setattr(kind_node_prepare, "ORPHANED", datetime.timedelta(seconds=-1))
+    preparer._sweep()
+    left = {c.id for c in client.containers.list(all=True)}
+    assert ours_left not in left and left >= {others, running}
+
+
+# another platform
+
+
+def test_foreign_platform(run_module, args, client) -> None:
+    """The base only says that it is foreign, so it runs; kubeadm is asked within."""
+    args["platform"] = f"linux/{FOREIGN}"
+    refused = run_module("kind_node_prepare", args)
+    assert f'The base image "docker.io/library/{BASE}" in the engine is for {PLATFORM}, the node for linux/{FOREIGN}' in refused["msg"]
+    args["image"] = small_base.load(client, f"{PREFIX}:foreign", small_base.node_base(), FOREIGN)
+    predicted = run_module("kind_node_prepare", args, check=True)
+    assert predicted["changed"] and predicted["required_images"] is None
+    made = run_module("kind_node_prepare", args)
+    assert made["required_images"][:3] == REQUIRED
+    assert made["fingerprint"] == predicted["fingerprint"]
+    client.containers.get(args["name"]).remove(force=True)
+
+    # a program that this machine cannot run
+    elf = bytearray(pathlib.Path(sys.executable).resolve().read_bytes()[:4096])
+    elf[18:20] = {"arm64": b"\xb7\0", "amd64": b"\x3e\0"}[FOREIGN]
+    args["image"] = small_base.load(client, f"{PREFIX}:alien", {**small_base.node_base(), "usr/bin/sleep": (bytes(elf), 0o755)}, FOREIGN)
+    failed = run_module("kind_node_prepare", args)
+    assert "qemu-user-static" in failed["msg"]
+    assert not [c for c in client.containers.list(all=True) if c.name == args["name"]]
+
+
+def test_binary_of_another_platform(run_module, args, client, tmp_path) -> None:
+    elf = bytearray(pathlib.Path(sys.executable).resolve().read_bytes()[:4096])
+    elf[18:20] = {"arm64": b"\xb7\0", "amd64": b"\x3e\0"}[FOREIGN]
+    (tmp_path / "kubelet").write_bytes(elf)
+    result = run_module("kind_node_prepare", args)
+    assert f'kubelet" is for {FOREIGN}, the node for {PLATFORM}' in result["msg"]
+
+
+# bad input
+
+
+def bad(path: str) -> list[t.Any]:
+    """Option, value, what the sentence says."""
+    return [
+        ({"version": "1.37.2"}, 'The version "1.37.2" is not one of Kubernetes'),
+        ({"version": None}, "The option version is missing"),
+        ({"image": None}, "The option image is missing"),
+        ({"image": ""}, "The option image is missing"),
+        ({"image": "Not/Lower:1"}, 'write "not/lower:1"'),
+        ({"image": "sha256:" + "0a" * 32}, "is an id"),
+        ({"image": "a b"}, 'The base image "a b" is not an image reference'),
+        ({"node_image": "kindest/node:x:y"}, 'The node image "kindest/node:x:y" is not an image reference'),
+        ({"node_image": "kindest/node@sha256:" + "0a" * 32}, "names a digest"),
+        ({"platform": "linux/riscv64"}, "linux/arm64"),
+        ({"ttl": 0}, "The ttl 0 is too short"),
+        ({"extra_images": ["UPPER"]}, 'The image in extra_images "UPPER"'),
+        ({"binaries": {"kubelet": f"{path}/none"}}, f'The binary "{path}/none" cannot be read: No such file or directory'),
+        ({"binaries": {"kubelet": path}}, "is a directory: name a file"),
+        ({"binaries": {"../kubelet": path}}, "is not a plain file name"),
+        ({"binaries": {"kubelet": {"sha256": "x"}}}, 'The binary "kubelet" has no path'),
+        ({"binaries": {"kubelet": 5}}, 'The binary "kubelet" has no path'),
+        ({"binaries": {"kubelet": {"path": f"{path}/kubelet", "sha256": "0" * 64}}}, "has changed since it was built"),
+        ({"binaries": {"kubelet": f"{path}/kubelet"}}, "/usr/bin/kubeadm of the base image"),
+        ({"binaries": {"kubeadm": f"{path}/kubelet"}}, 'The image that kubeadm asks for "kubelet'),
+        ({"version": "v1.0.0"}, f'The binary "{path}/kubeadm" does not list the images of v1.0.0 (version "v1.0.0" is unknown here)'),
+        ({"archives": {"x": f"{path}/none.tar"}}, f'The image archive "{path}/none.tar" is missing'),
+        ({"archives": {"x": f"{path}/kubelet"}}, f'The image archive "{path}/kubelet" is broken'),
+        ({"cni_manifest": f"{path}/none.yaml"}, f'The cni_manifest "{path}/none.yaml" cannot be read: No such file'),
+        ({"storage_manifest": "/bin/sh"}, 'The storage_manifest "/bin/sh" is not text'),
+        ({"files": [{"dest": "/x"}]}, "needs exactly one of src and content"),
+        ({"files": [{"dest": "/x", "src": f"{path}/none"}]}, f'The file "{path}/none" cannot be read'),
+        ({"files": [{"dest": "x", "content": ""}]}, 'The destination "x" is not a plain absolute path'),
+        ({"files": [{"dest": "/run/x", "content": ""}]}, "lies under /run"),
+        ({"files": [{"dest": "/x", "content": "", "mode": "u=rw"}]}, 'The mode "u=rw" is not octal'),
+        ({"files": [{"dest": "/usr/bin/kubelet", "content": ""}]}, 'The destination "/usr/bin/kubelet" is named twice'),
+        ({"network_mode": "nodeforge-test-none"}, "nodeforge-test-none"),
+        ({"image": f"{PREFIX}:none", "pull": "never"}, f'The base image "docker.io/library/{PREFIX}:none" is not in the engine'),
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(bad(""))))
+def test_bad_input(run_module, args, client, tmp_path, number: int) -> None:
+    change, says = bad(str(tmp_path))[number]
+    result = run_module("kind_node_prepare", {**args, **change})
+    assert result.failed and says in result["msg"], result
+    assert "\n" not in result["msg"]
+    assert ours(client) == []
+    # the cause gone, it works
+    if number % 8 == 0:
+        assert run_module("kind_node_prepare", args)["changed"]
+
+
+@pytest.mark.parametrize(
+    ("lacks", "says"),
+    [
+        (["usr/local/bin/containerd"], "it lacks containerd:"),
+        (["usr/local/bin/entrypoint"], "it lacks /usr/local/bin/entrypoint:"),
+        (["etc/containerd/config.toml", "usr/local/bin/entrypoint"], "it lacks /usr/local/bin/entrypoint and /etc/containerd/config.toml:"),
+        (None, "names no sandbox image in /etc/containerd/config.toml"),
+        (["usr/bin/sleep"], "Starting the build container"),
+        (["usr/bin/timeout"], "Looking at the files of the build container failed"),
+    ],
+)
+def test_not_a_node_base(run_module, args, client, lacks: "list[str] | None", says: str) -> None:
+    tree = small_base.node_base()
+    if lacks is None:
+        tree["etc/containerd/config.toml"] = (b"version = 2\n", 0o644)
+    for path in lacks or []:
+        del tree[path]
+    args["image"] = small_base.load(client, f"{PREFIX}:not-a-base", tree)
+    result = run_module("kind_node_prepare", args)
+    assert result.failed and says in result["msg"], result
+    if lacks != ["usr/bin/sleep"] and lacks != ["usr/bin/timeout"]:
+        assert run_module("kind_node_prepare", args, check=True)["msg"] == result["msg"]
+    assert not [c for c in client.containers.list(all=True) if c.name.startswith((args["name"], "nodeforge-build-check-"))]
+
+
+def test_base_with_volume(run_module, args, client) -> None:
+    args["image"] = small_base.load(client, f"{PREFIX}:volume", small_base.node_base(), Volumes={"/var/lib": {}})
+    assert "declares the volume /var/lib," in run_module("kind_node_prepare", args)["msg"]
+
+
+def test_config_of_version_3(run_module, args, client) -> None:
+    tree = small_base.node_base()
+    tree["etc/containerd/config.toml"] = (b"version = 3\n[plugins.'io.containerd.cri.v1.images'.pinned_images]\n  sandbox = 'localhost/pause:3'\n", 0o644)
+    args["image"] = small_base.load(client, f"{PREFIX}:v3", tree)
+    assert "localhost/pause:3" in run_module("kind_node_prepare", args, check=True)["required_images"]
+
+
+def test_pull(run_module, args, client) -> None:
+    with small_base.Registry(small_base.node_base()) as registry:
+        args["image"] = f"{registry.address}/{PREFIX}:base"
+        predicted = run_module("kind_node_prepare", args, check=True)
+        assert predicted["changed"] and predicted["fingerprint"] is None and predicted["required_images"] is None
+        pulled = run_module("kind_node_prepare", args)
+        assert pulled["actions"][0] == predicted["actions"][0] == f'Pulled the base image "{args["image"]}" for {PLATFORM}'
+        assert pulled["labels"]["io.nodeforge.base-digest"] == registry.digest
+        assert not run_module("kind_node_prepare", args)["changed"]
+        # nothing newer is there
+        assert not run_module("kind_node_prepare", {**args, "pull": "always"})["changed"]
+        args["image"] = f"{registry.address}/{PREFIX}@{registry.digest}"
+        assert not run_module("kind_node_prepare", args)["changed"]
+
+        args["image"] = f"{registry.address}/{PREFIX}:none"
+        assert f'The base image "{args["image"]}" is not in the engine' in run_module("kind_node_prepare", args)["msg"]
+    # nobody answers there any more
+    refused = run_module("kind_node_prepare", args)["msg"]
+    assert f'The base image "{args["image"]}" is not in the engine' in refused and "connection refused" in refused
+
+
+def test_pull_breaks_off(run_module, args, client) -> None:
+    # other content, or the engine would already hold the layer
+    with small_base.Registry({**small_base.node_base(), "etc/other": (os.urandom(100000), 0o644)}) as registry:
+        args["image"] = f"{registry.address}/{PREFIX}/broken/x:broken"
+        result = run_module("kind_node_prepare", args)
+    assert f'The base image "{args["image"]}" is not in the engine. Pulling' in result["msg"]
+    assert "\n" not in result["msg"]
+    assert not client.images.list(args["image"])
+
+
+# engine
+
+
+def test_engine_unreachable(run_module, args, tmp_path) -> None:
+    host = f"unix://{tmp_path}/none.sock"
+    result = run_module("kind_node_prepare", {**args, "docker_host": host})
+    assert f"The container engine at {host} cannot be reached: nothing listens there" in result["msg"]
+
+
+def test_engine_forbidden(tmp_path) -> None:
+    """A socket that we may not write to; root may, unless it lacks the capability to override that."""
+    collections = pathlib.Path(__file__).resolve().parents[2] / ".collections"
+    command = [sys.executable, "-m", "ansible_collections.nodeforge.kind.plugins.modules.kind_node_prepare"]
+    if os.getuid() == 0:
+        command = ["setpriv", "--bounding-set=-dac_override", *command]
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "engine.sock"))
+        listener.listen()
+        (tmp_path / "engine.sock").chmod(0)
+        options = {"state": "absent", "name": "x", "docker_host": f"unix://{tmp_path}/engine.sock"}
+        run = subprocess.run(
+            command,
+            input=json.dumps({"ANSIBLE_MODULE_ARGS": options}),
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(collections)},
+        )
+    assert "permission denied; add the user to the group that owns the socket" in json.loads(run.stdout)["msg"]
+
+
+def test_engine_too_old(run_module, args) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *args: t.Any) -> None:
+            """Quiet."""
+
+        def do_GET(self) -> None:
+            body = b'{"Version": "19.03.1", "ApiVersion": "1.40", "Os": "linux", "Arch": "amd64"}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        result = run_module("kind_node_prepare", {**args, "docker_host": "tcp://127.0.0.1:%d" % server.server_address[1]})
+        server.shutdown()
+    assert "is version 19.03.1 (API 1.40)" in result["msg"]
