@@ -112,7 +112,7 @@ class Private(t.NamedTuple):
 
     def docker(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["docker", "--host", f"unix://{self.socket}", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120
+            ["docker", "--host", f"unix://{self.socket}", *arguments], capture_output=True, text=True, timeout=120
         )
 
 
