@@ -57,7 +57,7 @@ options:
   changes:
     description:
       - Dockerfile instructions to apply, one an entry - C(CMD), C(ENTRYPOINT), C(ENV), C(EXPOSE), C(HEALTHCHECK), C(LABEL), C(ONBUILD),
-        C(STOPSIGNAL), C(USER), C(VOLUME), C(WORKDIR).
+        C(USER), C(VOLUME), C(WORKDIR).
     type: list
     elements: str
     default: []
@@ -181,7 +181,7 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
 
 COMMIT_LABEL = "io.nodeforge.commit"
 CREATED_LABEL = "org.opencontainers.image.created"
-INSTRUCTIONS = ("CMD", "ENTRYPOINT", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "ONBUILD", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR")
+INSTRUCTIONS = ("CMD", "ENTRYPOINT", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "ONBUILD", "USER", "VOLUME", "WORKDIR")
 # The engine mounts these into every container, so they are never part of an image.
 MOUNTED = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev", "/proc", "/sys")
 DELETED = 2
@@ -192,7 +192,7 @@ def check_changes(changes: list[str]) -> list[str]:
     for change in changes:
         instruction, _space, rest = change.strip().partition(" ")
         if instruction.upper() not in INSTRUCTIONS or not rest.strip() or "\n" in change.strip():
-            raise node.BadInput(f'The change "{change}" is not one instruction that a commit takes: write one of {", ".join(INSTRUCTIONS)} on one line')
+            raise node.BadInput(f'The change "{" ".join(change.split())}" is not one instruction that a commit takes: write one of {", ".join(INSTRUCTIONS)} on one line')
     return [change.strip() for change in changes]
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import http.server
@@ -29,11 +30,12 @@ Entry = t.Union[str, int, t.Tuple[bytes, int]]
 Tree = t.Dict[str, Entry]
 
 
-def host_tools() -> Tree:
-    """A shell and the tools that exec needs, with their libraries."""
+def host_tools(more: str = "") -> Tree:
+    """A shell and the tools that exec needs, and more of them by name or path, with their libraries."""
     tree: Tree = {"run": 0o755, "tmp": 0o1777, "bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64"}
-    for tool in "sh sleep timeout head stat sha256sum cat mkdir rm touch".split():
+    for tool in f"sh sleep timeout head stat sha256sum cat mkdir rm touch {more}".split():
         source = os.path.realpath(t.cast(str, shutil.which(tool)))
+        tool = os.path.basename(tool)
         with open(source, "rb") as file:
             tree[f"usr/bin/{tool}"] = (file.read(), 0o755)
         needs = subprocess.run(["ldd", source], capture_output=True, text=True, check=False).stdout
@@ -96,6 +98,8 @@ def archive(reference: str, tree: Tree, arch: str = ARCH, **config: t.Any) -> by
 
 
 def load(client: docker.DockerClient, reference: str, tree: Tree, arch: str = ARCH, **config: t.Any) -> str:
+    with contextlib.suppress(docker.errors.ImageNotFound):
+        client.images.remove(reference, force=True)
     client.images.load(archive(reference, tree, arch, **config))
     return reference
 
@@ -159,10 +163,8 @@ def remove_all(client: docker.DockerClient, prefix: str) -> None:
     """Removes the containers and images whose names begin with the prefix."""
     for container in client.containers.list(all=True, ignore_removed=True):
         if container.name.startswith(prefix):
-            try:
+            with contextlib.suppress(docker.errors.APIError):  # auto-remove may be faster
                 container.remove(force=True, v=True)
-            except docker.errors.APIError:  # auto-remove was faster
-                pass
     for image in client.images.list():
         for tag in image.tags:
             if prefix in tag:
