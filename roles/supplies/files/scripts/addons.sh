@@ -4,6 +4,7 @@
 #
 # Makes the add-on images into one OCI layout. The environment says from what:
 #   OUTPUT    directory that appears when everything in it is complete
+#   MANIFESTS the cluster's manifests, with names in place of images
 #   SOURCES   the Go modules; MODULES is where go.mod files of other versions are kept
 #   ROOTFS    the node's root filesystem tar, for the storage helper's busybox
 #   PLATFORM  linux/amd64; IMAGE_TOOL is nodeforge-image
@@ -72,6 +73,10 @@ for applet in sh ash cat chmod chown cp date dd df du echo env false find free g
 done
 image "$HELPER_REF" --base "$work/busybox.tar" "$@" --cmd sh
 
+for manifest in default-cni.yaml default-storage.yaml; do
+  sed "s|@NETD_IMAGE@|$NETD_REF|; s|@PROVISIONER_IMAGE@|$PROVISIONER_REF|; s|@HELPER_IMAGE@|$HELPER_REF|" \
+    "$MANIFESTS/$manifest" >"$work/$manifest"
+done
 "$IMAGE_TOOL" list --layout "$work/layout" >"$work/images.json"
 rm -r "$work/bin" "$work/busybox.tar"
 chmod 755 "$work"
