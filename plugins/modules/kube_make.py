@@ -257,7 +257,7 @@ SECRET_NAMES = ("TOKEN", "PASSWORD", "PASSWD", "SECRET", "CREDENTIAL", "_KEY", "
 KILL_AFTER = 10
 # How often a running build looks whether somebody still waits for it, and for how long it goes on when nobody does.
 WATCH_EVERY = 5
-WATCH_PATIENCE = 60
+WATCH_PATIENCE = 30
 
 
 class KubeMake:
@@ -466,13 +466,14 @@ class KubeMake:
             # its owner's alone: a tree's scripts may say what their environment holds
             os.close(os.open(self.log_path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
             if params["_alive"]:
-                with open(params["_alive"], "w", encoding="utf-8") as file:
-                    file.write(self.log_path)
+                # never made anew: that it is gone means that nobody waits
+                with contextlib.suppress(FileNotFoundError), open(params["_alive"], "r+", encoding="utf-8") as file:
+                    file.write(f"{self.log_path}\n")
         except OSError as e:
             raise TreeError(f'The log "{self.log_path}" cannot be written ({e.strerror}); name another log_path.') from e
         started = time.monotonic()
         rc = self.module.run_command(
-            ["/bin/sh", "-c", REDIRECT, "sh", self.log_path, *command],
+            ["/bin/sh", "-c", REDIRECT, "sh", self.log_path, *self._bound_to_us(), *command],
             cwd=self.request.tree,
             environ_update=self.environment,
             expand_user_and_vars=False,
@@ -495,6 +496,11 @@ class KubeMake:
         if rc != 0:
             cause = _tree.explain(_tree.log_lines(self.log_path))
             raise TreeError(f"{what} failed with exit status {rc}: {cause} (the whole log: {self.log_path}).")
+
+    def _bound_to_us(self) -> list[str]:
+        """make must not outlive this module even when that is killed outright, where util-linux is there to see to it."""
+        setpriv = self._find("setpriv")
+        return [setpriv, "--pdeathsig", "TERM"] if setpriv else []
 
     def _outputs(self, strict: bool) -> dict[str, dict[str, t.Any]]:
         request = self.request
@@ -615,7 +621,7 @@ class KubeMake:
             poll = select.poll()
             poll.register(1, 0)
             gone = any(event & (select.POLLERR | select.POLLHUP) for dummy, event in poll.poll(0))
-        if gone and self.process is not None:
+        if gone:
             self._end("nobody waits for it any more")
 
     def _containers(self) -> set[str]:
@@ -661,6 +667,10 @@ def main() -> None:
     except TreeError as e:
         known = worker.result if worker is not None else {}
         module.fail_json(msg=str(e), **{name: known[name] for name in ("cmd", "rc", "log_path", "tail", "seconds") if name in known})
+    finally:
+        if module.params["_alive"]:
+            with contextlib.suppress(OSError):
+                os.unlink(module.params["_alive"])
 
 
 if __name__ == "__main__":

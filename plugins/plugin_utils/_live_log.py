@@ -1,0 +1,185 @@
+# Copyright (c) 2026, nodeforge contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this plugin util is **PRIVATE** to the collection. It can change at any time.
+"""Shows the log of a long module while it runs.
+
+Ansible shows a task's result when it is done, which for a compile is after many minutes. Here the module is started as an
+asynchronous job on its host, and this plugin reads the growing log over the task's own connection, privileges included.
+
+The module and this plugin share one small file on the host. This plugin touches it as long as it waits, so the module
+notices when nobody does any more, even after a broken connection. The module writes the log's path into it and removes it
+at its end, so a look at the file is all that a round costs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shlex
+import signal
+import time
+import typing as t
+
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+display = Display()
+
+# Seconds between two looks, growing from the first to the second; between two lines of a summary; without any answer.
+INTERVAL = (0.3, 2.0)
+SUMMARY_EVERY = 15
+PATIENCE = 20
+# A job that died without removing the file is noticed at the latest after this many seconds.
+STATUS_EVERY = 20
+MAX_LINES = 200
+# Below what async_status adds to the module's own result
+JOB_KEYS = ("ansible_job_id", "results_file", "started", "finished", "stdout", "stdout_lines", "stderr", "stderr_lines", "erased")
+GONE = 44
+
+
+class _Interrupted(BaseException):
+    """Not an Exception, so that nothing between the signal and us takes it for an error and goes on."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def _signals_raise() -> t.Iterator[None]:
+    """Ansible ends its workers by SIGTERM; the job on the host, which is no child of theirs, must be told first."""
+
+    def interrupt(number: int, dummy_frame: t.Any) -> None:
+        for name in previous:
+            signal.signal(name, signal.SIG_IGN)
+        raise _Interrupted(number)
+
+    previous = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    for name in previous:
+        signal.signal(name, interrupt)
+    try:
+        yield
+    finally:
+        for name, handler in previous.items():
+            signal.signal(name, handler)
+
+
+class LiveLogActionBase(ActionBase):
+    """Runs the module of the same name. The module has the options C(progress), C(timeout) and C(_alive)."""
+
+    _supports_check_mode = True
+    _supports_async = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        super().run(tmp, task_vars)
+        task_vars = task_vars or {}
+        progress = self._task.args.get("progress", "summary")
+        quiet = self._task.no_log or self._task.check_mode or self._task.async_val
+        if quiet or progress not in ("summary", "lines"):
+            return self._execute_module(task_vars=task_vars, wrap_async=self._task.async_val)
+        # check mode first: when there is nothing to do, or the input is bad, its answer is the module's, and at once
+        self._task.check_mode = True
+        try:
+            predicted = self._execute_module(task_vars=task_vars)
+        finally:
+            self._task.check_mode = False
+        if predicted.get("failed") or not predicted.get("changed"):
+            return predicted
+        return self._follow(progress, task_vars)
+
+    def _follow(self, progress: str, task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
+        self._prefix = f"[{task_vars.get('inventory_hostname', 'host')}]"
+        directory = self._remote_expand_user(self.get_shell_option("async_dir", default="~/.ansible_async"))
+        alive = self._connection._shell.join_path(directory, f"nodeforge-{secrets.token_hex(8)}")
+        self._sh(f"umask 77; mkdir -p {shlex.quote(directory)} && : > {shlex.quote(alive)}")
+        result = None
+        interrupted = 0
+        try:
+            with _signals_raise():
+                result = self._start({**self._task.args, "_alive": alive}, task_vars)
+                if not result.get("failed") and "ansible_job_id" in result:
+                    job = {"jid": result["ansible_job_id"], "_async_dir": directory}
+                    result = None
+                    result = self._watch(progress, alive, job, task_vars)
+        except _Interrupted as e:
+            interrupted = e.number
+        finally:
+            # whatever ended this early (a limit of the task, the user): without the file the module ends too
+            if result is None:
+                with contextlib.suppress(AnsibleConnectionFailure):
+                    self._sh(f"rm -f {shlex.quote(alive)}")
+        if interrupted:
+            os.kill(os.getpid(), interrupted)  # now Ansible's own handler, which ends this process
+        return result or {"failed": True, "msg": "The task was interrupted."}
+
+    def _start(self, args: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
+        before = self._task.async_val
+        # the module has a time limit of its own; this one is for the case that it hangs
+        self._task.async_val = int(args.get("timeout", 7200)) * 2 + 600
+        try:
+            return self._execute_module(module_args=args, task_vars=task_vars, wrap_async=True)
+        finally:
+            self._task.async_val = before
+
+    def _watch(self, progress: str, alive: str, job: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
+        started = answered = asked = shown = time.monotonic()
+        interval = INTERVAL[0]
+        line_number = 1
+        parent = os.getppid()
+        while True:
+            time.sleep(interval)
+            if os.getppid() != parent:
+                raise AnsibleError("Ansible itself was killed, so nobody waits for this task any more.")
+            try:
+                rc, lines = self._look(progress, alive, line_number)
+            except AnsibleConnectionFailure:
+                # the job does not depend on this connection, and the module waits longer than this before it gives up
+                if time.monotonic() - answered > PATIENCE:
+                    raise
+                continue
+            answered = now = time.monotonic()
+            interval = INTERVAL[0] if len(lines) == MAX_LINES else min(interval * 1.3, INTERVAL[1])
+            if progress == "lines":
+                line_number += len(lines)
+                self._show(lines)
+            elif lines and now - shown >= SUMMARY_EVERY:
+                shown = now
+                minutes, seconds = divmod(int(now - started), 60)
+                self._show([f"{minutes}:{seconds:02d} {lines[-1]}"])
+            if rc == GONE or now - asked > STATUS_EVERY:
+                asked = now
+                status = self._job("status", job, task_vars)
+                if status.get("finished"):
+                    self._job("cleanup", job, task_vars)
+                    if progress == "lines" and status.get("log_path") and "rc" in status:
+                        self._show(self._read(progress, f"log={shlex.quote(status['log_path'])}", line_number)[1])
+                    return {name: value for name, value in status.items() if name not in JOB_KEYS}
+
+    def _look(self, progress: str, alive: str, line_number: int) -> tuple[int, list[str]]:
+        """Touch the file, and read the log that it names, if there is one yet."""
+        file = shlex.quote(alive)
+        return self._read(progress, f'[ -e {file} ] || exit {GONE}; touch {file}; read -r log < {file} || exit 0', line_number)
+
+    def _read(self, progress: str, prologue: str, line_number: int) -> tuple[int, list[str]]:
+        """Only whole lines when all of them are wanted: the rest comes with the next look."""
+        part = f'tail -n +{line_number} "$log" | head -n {MAX_LINES} | cut -c 1-500' if progress == "lines" else 'tail -n 1 "$log" | cut -c 1-200'
+        result = self._sh(f"{prologue}; {part}")
+        text = result.get("stdout", "")
+        lines = text.splitlines()
+        if progress == "lines" and lines and not text.endswith("\n"):
+            lines.pop()
+        return result["rc"], lines
+
+    def _sh(self, script: str) -> dict[str, t.Any]:
+        return self._low_level_execute_command(script, executable="/bin/sh")
+
+    def _job(self, mode: str, job: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
+        return self._execute_module(module_name="ansible.legacy.async_status", module_args={**job, "mode": mode}, task_vars=task_vars)
+
+    def _show(self, lines: list[str]) -> None:
+        # not on stdout, which may be read by a program
+        for line in lines:
+            display.display(f"{self._prefix} {line.rstrip()}", stderr=True)
