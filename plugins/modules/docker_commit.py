@@ -20,6 +20,8 @@ extends_documentation_fragment:
 attributes:
   check_mode:
     support: full
+    details:
+      - A container that is not there is taken for one that an earlier task would have started.
   diff_mode:
     support: full
     details:
@@ -148,7 +150,7 @@ image:
       type: str
       sample: linux/amd64
 fingerprint:
-  description: The fingerprint that the image carries, or would.
+  description: The fingerprint that the image carries, or would; V(null) in check mode where neither it nor a container is there.
   returned: success
   type: str
   sample: 3c1f0a9d8b7e6f5a4b3c2d1e0f9a8b7c6d5e4f3a2b1c0d9e8f7a6b5c4d3e2f1a
@@ -237,14 +239,15 @@ class Committer:
         container = None
         if not fingerprint:
             container = self._container(name)
-            fingerprint = self._fingerprint(container)
+            fingerprint = self._fingerprint(container) if container else None
         told = ((before or {}).get("Config") or {}).get("Labels") or {}
         after = before
-        if before is None or told.get(node.FINGERPRINT_LABEL) != fingerprint or told.get(COMMIT_LABEL) != self.options:
+        if not fingerprint or told.get(node.FINGERPRINT_LABEL) != fingerprint or told.get(COMMIT_LABEL) != self.options:
             container = container or self._container(name)
-            self.actions.append(f'Committed the container "{container["Name"].lstrip("/")}" as "{name}"')
+            of = container["Name"].lstrip("/") if container else self.params["container"]
+            self.actions.append(f'Committed the container "{of}" as "{name}"')
             prunable = before and self.params["prune_previous"] and self._only_named(before, name)
-            if not self.module.check_mode:
+            if container and fingerprint and not self.module.check_mode:
                 self._commit(container, fingerprint)
                 after = self.engine.image(name)
                 prunable = prunable and self._remove(before["Id"])
@@ -265,14 +268,15 @@ class Committer:
             }
         return result
 
-    def _container(self, name: str) -> dict[str, t.Any]:
+    def _container(self, name: str) -> dict[str, t.Any] | None:
+        """The container; None only in check mode, for one that would have been started."""
         wanted: str | None = self.params["container"]
+        container = self.engine.container(wanted) if wanted else None
+        if container or self.module.check_mode:
+            return container
         if not wanted:
             raise node.BadInput(f'The option container is missing: "{name}" has to be made, as no image of that name has this fingerprint')
-        container = self.engine.container(wanted)
-        if container is None:
-            raise EngineError(f'There is no container "{wanted}" at {self.engine.host}: start it or name another one')
-        return container
+        raise EngineError(f'There is no container "{wanted}" at {self.engine.host}: start it or name another one')
 
     def _fingerprint(self, container: dict[str, t.Any]) -> str:
         """What the image would be made of, without reading files."""

@@ -140,10 +140,9 @@ options:
   revision:
     description:
       - The commit of the sources, for the label C(org.opencontainers.image.revision). By default the commit that O(version) names, if any.
-      - Not part of the fingerprint.
     type: str
   source:
-    description: Where the sources come from, for the label C(org.opencontainers.image.source). Not part of the fingerprint.
+    description: Where the sources come from, for the label C(org.opencontainers.image.source).
     type: str
   network_mode:
     description:
@@ -494,7 +493,7 @@ class NodePreparer:
             return result
         entrypoint = (base["Config"] or {}).get("Entrypoint") or list(node.ENTRYPOINT)
         result["changes"] = [f"ENTRYPOINT {json.dumps(entrypoint)}", "CMD []"]
-        fingerprint = result["fingerprint"] = inputs.fingerprint(base["Id"], self.params["inputs"])
+        fingerprint = result["fingerprint"] = inputs.fingerprint(base["Id"], {option: self.params[option] for option in ("inputs", "revision", "source")})
 
         made = self.engine.image(inputs.node_image) if inputs.node_image else None
         told = ((made or {}).get("Config") or {}).get("Labels") or {}
@@ -701,8 +700,9 @@ class NodePreparer:
         return node.required_images(lines, sandbox, [*inputs.manifest_images, *inputs.extra_images])
 
     def _labels(self, base: dict[str, t.Any], result: dict[str, t.Any], created: str | None) -> dict[str, str]:
+        inherited = ((base["Config"] or {}).get("Labels") or {}).keys()
         digests = [digest.partition("@")[2] for digest in base.get("RepoDigests") or [] if digest.partition("@")[0] == self.inputs.image.familiar]
-        return node.labels(
+        told = node.labels(
             version=self.inputs.version,
             platform=self.inputs.platform,
             base=str(self.inputs.image),
@@ -713,6 +713,8 @@ class NodePreparer:
             revision=self.params["revision"],
             source=self.params["source"],
         )
+        # what the base tells about itself is not true of the node
+        return {**{key: "" for key in inherited if key.startswith("org.opencontainers.image.")}, **told}
 
 
 def _time(text: str) -> datetime.datetime:

@@ -131,6 +131,11 @@ def test_fingerprint_of_the_caller(run_module, args, client, container) -> None:
     for gone in (f"{PREFIX}-none", None, ""):
         result = run_module("docker_commit", {**args, "container": gone})
         assert not result["changed"] and result["image"]["labels"]["io.nodeforge.fingerprint"] == FINGERPRINT
+    other = {**args, "container": f"{PREFIX}-none", "fingerprint": "other"}
+    # in check mode, one may be there when its time comes
+    assert run_module("docker_commit", other, check=True)["changed"]
+    assert run_module("docker_commit", {**other, "fingerprint": None}, check=True)["changed"]
+    assert f'There is no container "{PREFIX}-none"' in run_module("docker_commit", other)["msg"]
     assert run_module("docker_commit", {**args, "fingerprint": "other"})["changed"]
     missing = run_module("docker_commit", {**args, "container": None})
     assert f'The option container is missing: "{args["name"]}" has to be made' in missing["msg"]

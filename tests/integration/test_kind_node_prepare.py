@@ -30,6 +30,7 @@ KUBEADM = """#!/bin/sh
 if [ "$5" != v1.37.2 ]; then echo "version \\"$5\\" is unknown here" >&2; exit 1; fi
 for i in kube-apiserver:v1.37.2 pause:3.10.2 etcd:3.7.0-0; do echo "registry.k8s.io/$i"; done
 """
+LABELS = {"org.opencontainers.image.revision": "of the base", "io.nodeforge.fingerprint": "of the base"}
 REQUIRED = ["registry.k8s.io/kube-apiserver:v1.37.2", "registry.k8s.io/etcd:3.7.0-0", "localhost/pause:1"]
 
 
@@ -43,7 +44,7 @@ def client() -> t.Iterator[docker.DockerClient]:
 
 @pytest.fixture(scope="module")
 def base(client: docker.DockerClient) -> str:
-    return small_base.load(client, BASE, small_base.node_base(), Entrypoint=["/usr/local/bin/entrypoint", "/sbin/init"])
+    return small_base.load(client, BASE, small_base.node_base(), Entrypoint=["/usr/local/bin/entrypoint", "/sbin/init"], Labels=LABELS)
 
 
 @pytest.fixture
@@ -108,6 +109,8 @@ def test_first_and_second_run(run_module, args, client, tmp_path) -> None:
     assert first["labels"]["io.nodeforge.images"].split(",") == first["required_images"]
     assert first["labels"]["io.nodeforge.fingerprint"] == first["fingerprint"]
     assert first["labels"]["io.nodeforge.base-digest"] == base_id(client)
+    # not the base's own
+    assert first["labels"]["org.opencontainers.image.revision"] == ""
     assert first["changes"] == ['ENTRYPOINT ["/usr/local/bin/entrypoint", "/sbin/init"]', "CMD []"]
     assert first["diff"]["before"] == {"container": None, "files": {}}
     assert first["diff"]["after"]["files"]["/kind/version"] == sha256("v1.37.2")
@@ -169,11 +172,11 @@ def test_other_inputs_replace_the_container(run_module, args, client) -> None:
     assert [c.name for c in ours(client)] == [args["name"]]
 
 
-@pytest.mark.parametrize("change", ["version", "extra_images", "inputs", "files", "cni_manifest", "archives", "platform"])
+@pytest.mark.parametrize("change", ["version", "extra_images", "inputs", "source", "files", "cni_manifest", "archives", "platform"])
 def test_fingerprint_counts_everything(run_module, args, client, change: str, tmp_path) -> None:
     before = run_module("kind_node_prepare", args, check=True)["fingerprint"]
     pathlib.Path(args["binaries"]["kubeadm"]).touch()
-    again = {**args, "network_mode": "host", "ttl": 77, "name": f"{PREFIX}-x", "source": "elsewhere", "revision": "abc"}
+    again = {**args, "network_mode": "host", "ttl": 77, "name": f"{PREFIX}-x", "pull": "never"}
     assert run_module("kind_node_prepare", again, check=True)["fingerprint"] == before
     if change == "version":
         args["version"] = "v1.37.2-rc.0"
@@ -182,6 +185,8 @@ def test_fingerprint_counts_everything(run_module, args, client, change: str, tm
         args["extra_images"] = ["busybox:2"]
     elif change == "inputs":
         args["inputs"] = {"etcd": {"digest": "sha256:1"}}
+    elif change == "source":
+        args["source"] = "elsewhere"
     elif change == "files":
         args["files"][0]["mode"] = "0644"
     elif change == "cni_manifest":
