@@ -158,7 +158,9 @@ def version_tag(version: str) -> str:
 # manifests and configuration of the node
 
 _IMAGE_KEY = re.compile(
-    r"""(?:^|[\s{,"'])image(?:["'][ \t]*:[ \t]*|[ \t]*:[ \t]+)(?:&\S+\s+)?(?:"([^"]*)"|'([^']*)'|(\{\{.*?\}\}\S*|[^\s,}\]"'{\[&*!|>#~][^\s,}]*))""", re.MULTILINE
+    r"""(?:^|[\s{,"'])image(?:["'][ \t]*:[ \t]*|[ \t]*:[ \t]+)(?:&\S+\s+)?"""
+    r"""(?:"([^"]*)"|'([^']*)'|(\{\{.*?\}\}\S*|[^\s,}\]"'{\[&*!|>#~][^\s,}]*))""",
+    re.MULTILINE,
 )
 _HELPER_IMAGE = re.compile(r"""--helper-image(?:=|["']?\s*,?\s*(?:-\s+)?)["']?(\{\{.*?\}\}[^\s"',\]}]*|[^\s"',\]}]+)""")
 _COMMENT = re.compile(r"(?:^|\s)#.*$", re.MULTILINE)

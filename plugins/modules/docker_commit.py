@@ -194,7 +194,8 @@ def check_changes(changes: list[str]) -> list[str]:
     for change in changes:
         instruction, _space, rest = change.strip().partition(" ")
         if instruction.upper() not in INSTRUCTIONS or not rest.strip() or "\n" in change.strip():
-            raise node.BadInput(f'The change "{" ".join(change.split())}" is not one instruction that a commit takes: write one of {", ".join(INSTRUCTIONS)} on one line')
+            shown, allowed = " ".join(change.split()), ", ".join(INSTRUCTIONS)
+            raise node.BadInput(f'The change "{shown}" is not one instruction that a commit takes: write one of {allowed} on one line')
     return [change.strip() for change in changes]
 
 

@@ -18,7 +18,8 @@ description:
   - Computes one fingerprint over everything that decides the node image. Where O(node_image) already carries it, nothing is started.
   - The build container is not privileged, runs C(sleep) and nothing else, holds C(/run) and C(/tmp) in memory so that nothing in them reaches
     an image, and removes itself after O(ttl) seconds whatever happens to the play.
-  - Only containers that this module made are ever adopted, replaced or removed.
+  - Only containers that this module made are ever adopted, replaced or removed. Where it starts one, it also removes those that an earlier,
+    killed run created but did not start.
 extends_documentation_fragment:
   - nodeforge.kind._attributes
   - nodeforge.kind._attributes.actiongroup_kind
@@ -466,9 +467,10 @@ class NodePreparer:
                 self.actions.append(f'Removed the build container "{own_name}"')
         return {"container": None}
 
-    def _build_containers(self) -> list[dict[str, t.Any]]:
+    def _build_containers(self, *states: str) -> list[dict[str, t.Any]]:
+        filters = {"label": node.BUILD_LABEL, **({"status": list(states)} if states else {})}
         with self.engine.explained("Listing the build containers"):
-            ids = [c["Id"] for c in self.engine.api.containers(all=True, filters={"label": node.BUILD_LABEL})]
+            ids = [c["Id"] for c in self.engine.api.containers(all=True, filters=filters)]
         containers = [self.engine.container(i) for i in ids]
         return [c for c in containers if c is not None and node.build_fingerprint(c)]
 
@@ -618,10 +620,13 @@ class NodePreparer:
 
     def _sweep(self) -> None:
         """Removes what plays left that were killed between two requests; never a container that runs or has just been created."""
+        stopped = self._build_containers("created", "exited", "dead")
+        if not stopped:
+            return
         with self.engine.explained("Asking the engine for its time"):
             now = _time(self.engine.api.info()["SystemTime"])
-        for container in self._build_containers():
-            if container["State"]["Status"] in ("created", "exited", "dead") and now - _time(container["Created"]) > ORPHANED:
+        for container in stopped:
+            if now - _time(container["Created"]) > ORPHANED:
                 self.engine.remove(container["Id"])
 
     def _sandbox(self, container: str) -> str:

@@ -26,8 +26,8 @@ FOREIGN = {"amd64": "arm64", "arm64": "amd64"}[ARCH]
 PLATFORM = f"linux/{ARCH}"
 CONTAINERD_CONFIG = 'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\n  sandbox_image = "localhost/pause:1"\n'
 # A link is its target; a directory is its mode; a file is content and mode.
-Entry = t.Union[str, int, t.Tuple[bytes, int]]
-Tree = t.Dict[str, Entry]
+Entry = t.Union[str, int, tuple[bytes, int]]
+Tree = dict[str, Entry]
 
 
 def host_tools(more: str = "") -> Tree:
@@ -148,7 +148,7 @@ class Registry:
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
-        self.address = "127.0.0.1:%d" % self.server.server_address[1]
+        self.address = f"127.0.0.1:{self.server.server_address[1]}"
 
     def __enter__(self) -> Registry:
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()

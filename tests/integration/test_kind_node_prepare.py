@@ -76,9 +76,10 @@ def args(base: str, tmp_path: pathlib.Path, client: docker.DockerClient) -> t.It
 
 
 def ours(client: docker.DockerClient) -> list[t.Any]:
-    """The build containers of these tests, by their base or name."""
+    """The build containers of these tests, by their name and base."""
+    bases = (PREFIX, base_id(client))
     containers = client.containers.list(all=True, ignore_removed=True)
-    return [c for c in containers if c.name.startswith((PREFIX, "nodeforge-build-")) and (c.attrs["Config"]["Image"] or "").startswith((PREFIX, base_id(client)))]
+    return [c for c in containers if c.name.startswith((PREFIX, "nodeforge-build-")) and c.attrs["Config"]["Image"].startswith(bases)]
 
 
 def base_id(client: docker.DockerClient) -> str:
@@ -116,7 +117,8 @@ def test_first_and_second_run(run_module, args, client, tmp_path) -> None:
     assert first["diff"]["after"]["files"]["/kind/version"] == sha256("v1.37.2")
 
     container = client.containers.get(first["container"]["id"])
-    listing = shell(container, "stat -c '%a %u:%g %n' /usr/bin/kube* /kind/version /kind/manifests /kind/manifests/* /etc/containerd /etc/containerd/new /etc/containerd/new/motd")
+    paths = "/usr/bin/kube* /kind/version /kind/manifests /kind/manifests/* /etc/containerd /etc/containerd/new /etc/containerd/new/motd"
+    listing = shell(container, f"stat -c '%a %u:%g %n' {paths}")
     assert listing.splitlines() == [
         "755 0:0 /usr/bin/kubeadm",
         "755 0:0 /usr/bin/kubectl",
@@ -355,9 +357,8 @@ def test_sweep(args, client, monkeypatch) -> None:
 
     ours_left = leave(f"{PREFIX}-left", f"{PREFIX}-left abc")
     others = leave(f"{PREFIX}-node", f"{PREFIX}-other abc")
-    running = client.containers.run(
-        BASE, entrypoint=["sleep"], command=["300"], name=f"{PREFIX}-runs", labels={"io.nodeforge.build": f"{PREFIX}-runs abc"}, detach=True, network_mode="none"
-    ).id
+    runs = {"name": f"{PREFIX}-runs", "labels": {"io.nodeforge.build": f"{PREFIX}-runs abc"}}
+    running = client.containers.run(BASE, ["300"], entrypoint=["sleep"], detach=True, network_mode="none", **runs).id
     preparer = kind_node_prepare.NodePreparer(Module(), _docker.Engine(Module()))
     preparer._sweep()
     assert {c.id for c in client.containers.list(all=True)} >= {ours_left, others, running}
@@ -365,6 +366,38 @@ def test_sweep(args, client, monkeypatch) -> None:
     preparer._sweep()
     left = {c.id for c in client.containers.list(all=True)}
     assert ours_left not in left and left >= {others, running}
+
+
+def test_real_node(run_module, args, client) -> None:
+    """Compiled Kubernetes in the base image of the role supplies, if this machine has made both."""
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nodeforge"
+    outputs = sorted(cache.glob(f"trees/v1.37.2/_output/*/bin/linux/{ARCH}/kubeadm"))
+    bases = [tag for image in client.images.list("nodeforge/base") if image.attrs["Architecture"] == ARCH for tag in image.tags]
+    if not outputs or not bases:
+        pytest.skip("no compiled Kubernetes or no base image of the role supplies is here: make node makes them")
+    args.update(
+        image=bases[0],
+        binaries={name: str(outputs[0].parent / name) for name in ("kubeadm", "kubectl", "kubelet")},
+    )
+    del args["archives"]
+    predicted = run_module("kind_node_prepare", args, check=True, diff=True)
+    made = run_module("kind_node_prepare", args, diff=True)
+    for key in ("actions", "diff", "required_images", "fingerprint"):
+        assert predicted[key] == made[key], key
+    assert "registry.k8s.io/kube-proxy:v1.37.2" in made["required_images"]
+    assert [image for image in made["required_images"] if "pause" in image] == [
+        line.partition('"')[2].rstrip('"')
+        for line in shell(client.containers.get(args["name"]), "cat /etc/containerd/config.toml").splitlines()
+        if "sandbox_image" in line
+    ]
+    assert shell(client.containers.get(args["name"]), "kubelet --version") == "Kubernetes v1.37.2\n"
+    assert not run_module("kind_node_prepare", args)["changed"]
+    commit = {"container": args["name"], "name": args["node_image"], **{key: made[key] for key in ("changes", "labels", "fingerprint")}}
+    assert run_module("docker_commit", commit)["changed"]
+    assert not run_module("docker_commit", commit)["changed"]
+    assert run_module("kind_node_prepare", args)["up_to_date"]
+    config = client.images.get(args["node_image"]).attrs["Config"]
+    assert config["Entrypoint"] == ["/usr/local/bin/entrypoint", "/sbin/init"] and config["StopSignal"] == "SIGRTMIN+3"
 
 
 # another platform
@@ -465,7 +498,7 @@ def test_bad_input(run_module, args, client, tmp_path, number: int) -> None:
         (["usr/bin/timeout"], "Looking at the files of the build container failed"),
     ],
 )
-def test_not_a_node_base(run_module, args, client, lacks: "list[str] | None", says: str) -> None:
+def test_not_a_node_base(run_module, args, client, lacks: list[str] | None, says: str) -> None:
     tree = small_base.node_base()
     if lacks is None:
         tree["etc/containerd/config.toml"] = (b"version = 2\n", 0o644)
@@ -567,6 +600,6 @@ def test_engine_too_old(run_module, args) -> None:
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        result = run_module("kind_node_prepare", {**args, "docker_host": "tcp://127.0.0.1:%d" % server.server_address[1]})
+        result = run_module("kind_node_prepare", {**args, "docker_host": f"tcp://127.0.0.1:{server.server_address[1]}"})
         server.shutdown()
     assert "is version 19.03.1 (API 1.40)" in result["msg"]

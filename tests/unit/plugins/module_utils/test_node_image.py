@@ -177,7 +177,7 @@ def test_manifest_image_refused() -> None:
 @pytest.mark.parametrize(
     ("config", "image"),
     [
-        ('version = 2\n[plugins."io.containerd.grpc.v1.cri"]\n  # sandbox_image = "no"\n  sandbox_image = "registry.k8s.io/pause:3.10"\n', "registry.k8s.io/pause:3.10"),
+        ('[plugins."io.containerd.grpc.v1.cri"]\n  # sandbox_image = "no"\n  sandbox_image = "a/pause:3"\n', "a/pause:3"),
         ("version = 3\n[plugins.'io.containerd.cri.v1.images'.pinned_images]\n  sandbox = 'a/pause:1' # ours\n", "a/pause:1"),
         ("version = 4\n[plugins.'io.containerd.cri.v1.images']\n  pinned_images = { sandbox = \"a/pause:2\" }\n", "a/pause:2"),
         ("[plugins.'io.containerd.cri.v1.images'.registry]\nsandbox = 'a/pause:1'\n", None),
@@ -185,7 +185,7 @@ def test_manifest_image_refused() -> None:
         ("", None),
     ],
 )
-def test_sandbox_image(config: str, image: "str | None") -> None:
+def test_sandbox_image(config: str, image: str | None) -> None:
     assert (node.sandbox_image(config) or None) == image
 
 
