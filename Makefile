@@ -23,7 +23,7 @@ export PIP_NO_INPUT := 1
 .PHONY: help node host test test-unit test-sanity test-integration test-e2e molecule lint bench docs changelog clean distclean venv venv-test
 
 help: ## show this list
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' Makefile
 
 venv:
 	@tools/venv.sh .cache/venv requirements.txt
@@ -69,8 +69,8 @@ docs: venv-test ## the documentation of modules and roles, as text, into .cache/
 	  ansible-doc -t role nodeforge.kind.$$name >.cache/docs/role_$$name.txt || exit 1; done
 	@ls .cache/docs/*.txt
 
-changelog: venv-test ## turn the fragments into a release of CHANGELOG.md
-	antsibull-changelog release
+changelog: venv-test ## turn the fragments into the release that galaxy.yml names, or update it
+	antsibull-changelog release --update-existing --reload-plugins
 
 clean: venv ## remove build containers, registries and clusters of tests that a run left behind
 	@tools/play.sh nodeforge.kind.clean $(OPTIONS)
