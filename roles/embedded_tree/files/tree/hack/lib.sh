@@ -21,8 +21,8 @@ die() {
 setting() {
   if [[ -n ${!1:-} ]]; then
     printf '%s\n' "${!1}"
-  elif [[ -r hack/nodeforge.mk ]]; then
-    sed -n "s|^$1 := ||p" hack/nodeforge.mk
+  elif [[ -r $KUBE_ROOT/hack/nodeforge.mk ]]; then
+    sed -n "s|^$1 := ||p" "$KUBE_ROOT/hack/nodeforge.mk"
   fi
 }
 
