@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import socket
 import tarfile
 import threading
@@ -40,6 +41,8 @@ else:
 
 # Engine API 1.41 is Docker 20.10 (2020): the oldest that takes a platform on container creation.
 MINIMUM_API = (1, 41)
+# The SDK's first version that commits without pausing.
+MINIMUM_SDK = 7
 CHUNK = 1024 * 1024
 # What one command may print before it counts as broken: far above any list that we read, far below memory's limit.
 MAX_OUTPUT = 8 * 1024 * 1024
@@ -133,6 +136,11 @@ class Engine:
     def __init__(self, module: AnsibleModule) -> None:
         if not HAS_DOCKER:
             module.fail_json(msg=missing_required_lib("docker"), exception=DOCKER_IMPORT_ERROR)
+        if int(docker.__version__.partition(".")[0]) < MINIMUM_SDK:
+            raise EngineError(
+                f"The Docker SDK for Python is version {docker.__version__}; {MINIMUM_SDK}.0.0 or newer is needed: "
+                f"install it for {sys.executable}, for example with pip"
+            )
         self.module = module
         self.host: str = module.params["docker_host"]
         self._lock = threading.Lock()

@@ -594,24 +594,22 @@ class NodePreparer:
             if replaced:
                 self.engine.remove(replaced["Id"])
         api = self.engine.api
+        # not create_container: it adds the client's proxies to the environment, which becomes the image's, passwords and all
+        config = api.create_container_config(
+            base["Id"],
+            entrypoint=["sleep"],
+            command=[str(self.params["ttl"])],
+            labels={node.BUILD_LABEL: node.build_label(name, fingerprint)},
+            host_config=api.create_host_config(
+                auto_remove=True,
+                network_mode=self.params["network_mode"],
+                security_opt=["seccomp=unconfined"],
+                tmpfs={path: "mode=1777" if path == "/tmp" else "mode=755" for path in node.VOLATILE},
+            ),
+        )
         try:
             with self.engine.explained(f'Creating the build container "{name}"'), deferred():
-                self.created = api.create_container(
-                    base["Id"],
-                    entrypoint=["sleep"],
-                    command=[str(self.params["ttl"])],
-                    name=name,
-                    labels={node.BUILD_LABEL: node.build_label(name, fingerprint)},
-                    platform=self.inputs.platform,
-                    # a container's environment becomes its image's: proxies, with their passwords, must not get there
-                    use_config_proxy=False,
-                    host_config=api.create_host_config(
-                        auto_remove=True,
-                        network_mode=self.params["network_mode"],
-                        security_opt=["seccomp=unconfined"],
-                        tmpfs={path: "mode=1777" if path == "/tmp" else "mode=755" for path in node.VOLATILE},
-                    ),
-                )["Id"]
+                self.created = api.create_container_from_config(config, name, self.inputs.platform)["Id"]
         except EngineError as e:
             if getattr(e.__cause__, "status_code", None) == 409:
                 raise EngineError(f'The name "{name}" has just been taken by another container: choose another name or run again') from e
