@@ -60,6 +60,6 @@ options:
     default: false
     aliases: [tls_verify]
 requirements:
-  - "Docker SDK for Python (C(docker)) 7.0.0 or newer"
+  - "Docker SDK for Python (C(docker)) 5.0.0 or newer"
   - "Docker 20.10 or newer (API 1.41)"
 """

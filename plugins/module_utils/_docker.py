@@ -41,8 +41,8 @@ else:
 
 # Engine API 1.41 is Docker 20.10 (2020): the oldest that takes a platform on container creation.
 MINIMUM_API = (1, 41)
-# The SDK's first version that commits without pausing.
-MINIMUM_SDK = 7
+# What Debian 12 and Ubuntu 22.04 package.
+MINIMUM_SDK = 5
 CHUNK = 1024 * 1024
 # What one command may print before it counts as broken: far above any list that we read, far below memory's limit.
 MAX_OUTPUT = 8 * 1024 * 1024
@@ -235,6 +235,23 @@ class Engine:
         if not container["State"]["Running"]:
             raise EngineError(f'The container "{name}" does not run ({container["State"]["Status"]}): start it and run again')
         return container
+
+    def create(self, name: str, platform: str, config: dict[str, t.Any]) -> str:
+        """Creates a container from a configuration that the SDK made, and returns its id.
+
+        The SDK's own create_container adds the client's proxies to the environment, which becomes an image's, passwords
+        and all; and only its version 6 knows platforms.
+        """
+        with self.explained(f'Creating the container "{name}"'):
+            url = self.api._url("/containers/create")
+            response = self.api._post_json(url, data=config, params={"name": name, "platform": platform})
+            return self.api._result(response, True)["Id"]
+
+    def commit(self, name: str, **params: t.Any) -> str:
+        """Makes an image without a name from a container, and returns its id. Only version 7 of the SDK can do so without pausing."""
+        with self.explained(f'Committing the container "{name}"'):
+            response = self.api._post_json(self.api._url("/commit"), data=None, params={"container": name, **params})
+            return self.api._result(response, True)["Id"]
 
     def remove(self, name: str) -> bool:
         """Removes a container with its anonymous volumes, running or not. False where there was none."""

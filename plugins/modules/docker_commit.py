@@ -298,24 +298,23 @@ class Committer:
 
     def _commit(self, container: dict[str, t.Any], fingerprint: str) -> None:
         """Makes the image without a name, and names it when it is there."""
-        api, image = self.engine.api, self.image
+        image = self.image
         labels = {**self.labels, node.FINGERPRINT_LABEL: fingerprint, COMMIT_LABEL: self.options}
         if (container["Config"].get("Labels") or {}).get(node.BUILD_LABEL):
             labels[node.BUILD_LABEL] = ""
         changes = [*self.changes, *(label_change(key, value) for key, value in sorted(labels.items()))]
-        doing = f'Committing the container "{self.params["container"]}" as "{image.familiar}:{image.tag}"'
         made: str | None = None
         try:
-            with self.engine.explained(doing):
-                with deferred():
-                    made = api.commit(
-                        container["Id"],
-                        message=self.params["message"],
-                        author=self.params["author"],
-                        pause=self.params["pause"],
-                        changes="\n".join(changes),
-                    )["Id"]
-                api.tag(made, image.familiar, image.tag)
+            with deferred():
+                made = self.engine.commit(
+                    container["Name"].lstrip("/"),
+                    comment=self.params["message"],
+                    author=self.params["author"],
+                    pause=self.params["pause"],
+                    changes="\n".join(changes),
+                )
+            with self.engine.explained(f'Tagging the new image as "{image.familiar}:{image.tag}"'):
+                self.engine.api.tag(made, image.familiar, image.tag)
             made = None
         finally:
             if made:

@@ -594,7 +594,6 @@ class NodePreparer:
             if replaced:
                 self.engine.remove(replaced["Id"])
         api = self.engine.api
-        # not create_container: it adds the client's proxies to the environment, which becomes the image's, passwords and all
         config = api.create_container_config(
             base["Id"],
             entrypoint=["sleep"],
@@ -608,8 +607,8 @@ class NodePreparer:
             ),
         )
         try:
-            with self.engine.explained(f'Creating the build container "{name}"'), deferred():
-                self.created = api.create_container_from_config(config, name, self.inputs.platform)["Id"]
+            with deferred():
+                self.created = self.engine.create(name, self.inputs.platform, config)
         except EngineError as e:
             if getattr(e.__cause__, "status_code", None) == 409:
                 raise EngineError(f'The name "{name}" has just been taken by another container: choose another name or run again') from e

@@ -234,6 +234,14 @@ def test_nothing_volatile_in_the_image(run_module, args, client) -> None:
     assert not [d for d in container.diff() if "secret" in d["Path"]]
 
 
+def test_proxies_stay_out(run_module, args, client, tmp_path) -> None:
+    """The SDK would put the client's proxies into every container, and so into the image."""
+    (tmp_path / "config.json").write_text(json.dumps({"proxies": {"default": {"httpProxy": "http://me:secret@proxy:3128"}}}))
+    environment = {"DOCKER_CONFIG": str(tmp_path), "http_proxy": "http://me:secret@proxy:3128"}
+    container = client.containers.get(run_module("kind_node_prepare", args, env=environment)["container"]["id"])
+    assert not [line for line in container.attrs["Config"]["Env"] or [] if "proxy" in line.lower()]
+
+
 def test_symlinked_directory(run_module, args, client) -> None:
     args["files"] = [{"dest": "/bin/hello", "content": "#!/bin/sh\necho hello\n", "mode": "0755"}]
     container = client.containers.get(run_module("kind_node_prepare", args)["container"]["id"])
