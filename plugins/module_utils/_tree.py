@@ -33,9 +33,13 @@ SERVER_IMAGES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", 
 
 # Options decide these; two ways to set one thing would make results untrue.
 RESERVED = {"WHAT": "what", "KUBE_EXTRA_WHAT": "what", "DBG": "debug", "KUBE_BUILD_PLATFORMS": "platform"}
-RESERVED.update(dict.fromkeys(("MAKEFLAGS", "MFLAGS", "GNUMAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MAKEFILES"), "params"))
+RESERVED.update(
+    dict.fromkeys(("MAKEFLAGS", "MFLAGS", "GNUMAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MAKEFILES"), "params")
+)
+# How the action plugin names the file that it shares with the module; see plugin_utils/_live_log.py.
+ALIVE_VARIABLE = "NODEFORGE_ALIVE"
 # Inherited from the caller's shell, or from a make above this one (`make node VERSION=…`), they would change the result.
-UNSET = " ".join(RESERVED)
+UNSET = " ".join((*RESERVED, ALIVE_VARIABLE))
 
 VERSION_SCRIPT = "hack/print-workspace-status.sh"
 RUN_SCRIPT = "build/run.sh"
@@ -62,7 +66,9 @@ def check_tree(tree: str) -> str:
     if not os.path.isdir(tree):
         raise TreeError(f'"{tree}" is not a directory; name the root of a Kubernetes source tree.')
     if not os.access(tree, os.R_OK | os.X_OK):
-        raise TreeError(f'The tree "{tree}" cannot be read by {user_name()}; change its permissions or become its owner.')
+        raise TreeError(
+            f'The tree "{tree}" cannot be read by {user_name()}; change its permissions or become its owner.'
+        )
     for name in ("GNUmakefile", "makefile", "Makefile"):
         path = os.path.join(tree, name)
         if os.path.isfile(path):
@@ -70,7 +76,9 @@ def check_tree(tree: str) -> str:
                 with open(path, encoding="utf-8", errors="replace") as file:
                     return file.read(4 * CHUNK)
             except OSError as e:
-                raise TreeError(f'"{path}" cannot be read ({e.strerror}); change its permissions or become its owner.') from e
+                raise TreeError(
+                    f'"{path}" cannot be read ({e.strerror}); change its permissions or become its owner.'
+                ) from e
     raise TreeError(f'"{tree}" has no Makefile; name the root of a Kubernetes source tree.')
 
 
@@ -104,7 +112,9 @@ def check_targets(tree: str, targets: c.Sequence[str], makefile: str) -> None:
     known, complete = makefile_targets(makefile)
     for target in targets:
         if not re.match(r"[A-Za-z0-9_][A-Za-z0-9_./-]*\Z", target):
-            raise TreeError(f'"{target}" in targets is not the name of a make target; make variables belong into params.')
+            raise TreeError(
+                f'"{target}" in targets is not the name of a make target; make variables belong into params.'
+            )
         if complete and target not in known and not os.path.exists(os.path.join(tree, "cmd", target)):
             names = ", ".join(sorted(known)) or "none"
             raise TreeError(f'The Makefile of "{tree}" has no target "{target}"; it has {names}.')
@@ -136,7 +146,9 @@ def parse_platform(platform: str | None, machine: str) -> str:
     if not platform:
         arch = MACHINES.get(machine.lower())
         if arch is None:
-            raise TreeError(f'This host is a "{machine}", for which no node images exist; set platform to {known_platforms()}.')
+            raise TreeError(
+                f'This host is a "{machine}", for which no node images exist; set platform to {known_platforms()}.'
+            )
         return f"linux/{arch}"
     if platform not in PLATFORMS:
         raise TreeError(f'The platform "{platform}" is not supported; use {known_platforms()}.')
@@ -306,7 +318,9 @@ class Request:
         """Paths that make promised and did not leave."""
         result = [os.path.join(self.binary_directory, name) for name in self.binary_names if name not in binaries]
         if self.images:
-            result += [os.path.join(self.image_directory, f"{name}.tar") for name in SERVER_IMAGES if name not in images]
+            result += [
+                os.path.join(self.image_directory, f"{name}.tar") for name in SERVER_IMAGES if name not in images
+            ]
         elif not self.what and not binaries:
             result.append(self.binary_directory)
         return result
@@ -328,7 +342,9 @@ def check_version(version: str, tree: str, is_git: bool, is_shallow: bool) -> st
     remedy = "or write KUBE_GIT_VERSION and KUBE_GIT_COMMIT into a file outside the tree and name it as KUBE_GIT_VERSION_FILE in environment"
     if not version:
         if not is_git:
-            raise TreeError(f'The tree "{tree}" has no version, because it is not a git checkout; clone it with git, {remedy}.')
+            raise TreeError(
+                f'The tree "{tree}" has no version, because it is not a git checkout; clone it with git, {remedy}.'
+            )
         if is_shallow:
             raise TreeError(
                 f'The tree "{tree}" has no version, because it is a shallow clone without a tag; '
@@ -394,7 +410,20 @@ def parse_status(output: bytes) -> tuple[str, list[bytes]]:
 def git_fingerprint(tree: str, git: str, run: Run, hashes: HashCache) -> str:
     """HEAD, and the content of every file that differs from it; what git ignores, and _output, do not count."""
     rc, out, err = run(
-        [git, "-C", tree, "status", "--porcelain=v2", "--branch", "-z", "--no-renames", "--untracked-files=all", "--", ".", ":(exclude,top)_output"]
+        [
+            git,
+            "-C",
+            tree,
+            "status",
+            "--porcelain=v2",
+            "--branch",
+            "-z",
+            "--no-renames",
+            "--untracked-files=all",
+            "--",
+            ".",
+            ":(exclude,top)_output",
+        ]
     )
     if rc != 0:
         text = err.decode("utf-8", "replace")
@@ -439,7 +468,9 @@ def walk_fingerprint(tree: str) -> str:
         except FileNotFoundError:
             continue
         except OSError as e:
-            raise TreeError(f'"{e.filename}" cannot be read ({e.strerror}); change its permissions or become its owner.') from e
+            raise TreeError(
+                f'"{e.filename}" cannot be read ({e.strerror}); change its permissions or become its owner.'
+            ) from e
         for entry in entries:
             path = os.path.join(directory, entry.name)
             if path in ("_output", ".git"):
@@ -452,7 +483,10 @@ def walk_fingerprint(tree: str) -> str:
                 link = os.readlink(entry.path) if entry.is_symlink() else ""
             except FileNotFoundError:
                 continue
-            digest.update(os.fsencode(f"{path}\0{link}\0") + f"{status.st_size} {status.st_mtime_ns} {status.st_mode:o}\n".encode())
+            digest.update(
+                os.fsencode(f"{path}\0{link}\0")
+                + f"{status.st_size} {status.st_mtime_ns} {status.st_mode:o}\n".encode()
+            )
     return digest.hexdigest()
 
 
@@ -484,7 +518,9 @@ def read_stamp(path: str) -> dict[str, t.Any] | None:
     return stamp
 
 
-def reasons_to_build(stamp: c.Mapping[str, t.Any] | None, wanted: c.Mapping[str, t.Any], current: c.Mapping[str, str | None]) -> list[str]:
+def reasons_to_build(
+    stamp: c.Mapping[str, t.Any] | None, wanted: c.Mapping[str, t.Any], current: c.Mapping[str, str | None]
+) -> list[str]:
     """Why make has to run; empty when the outputs are what this request would make. ``current``: path to sha256 of each output."""
     if stamp is None:
         return ["it was not built here with these parameters before"]
@@ -497,7 +533,11 @@ def reasons_to_build(stamp: c.Mapping[str, t.Any] | None, wanted: c.Mapping[str,
         before, after = stamp[what], wanted[what]
         for name in sorted(set(before) | set(after)):
             if before.get(name) != after.get(name):
-                reasons.append(f"{name} changed" if what == "parameters" else f"{what[:-1] if what == 'inputs' else what} {name} changed")
+                reasons.append(
+                    f"{name} changed"
+                    if what == "parameters"
+                    else f"{what[:-1] if what == 'inputs' else what} {name} changed"
+                )
     for outputs in stamp["outputs"].values():
         for output in outputs.values():
             sha256 = current.get(output["path"])
@@ -536,12 +576,17 @@ def elf_facts(path: str, platform: str) -> dict[str, bool]:
                 file.seek(phoff + index * phentsize)
                 # PT_INTERP names the loader of dynamic libraries
                 interpreted = interpreted or struct.unpack(order + "I", file.read(4))[0] == 3
-            return {"static": not interpreted, "debug": _has_debug_info(file, order, wide, shoff, shentsize, shnum, shstrndx)}
+            return {
+                "static": not interpreted,
+                "debug": _has_debug_info(file, order, wide, shoff, shentsize, shnum, shstrndx),
+            }
         except struct.error as e:
             raise not_elf from e
 
 
-def _has_debug_info(file: t.BinaryIO, order: str, wide: bool, shoff: int, shentsize: int, shnum: int, shstrndx: int) -> bool:
+def _has_debug_info(
+    file: t.BinaryIO, order: str, wide: bool, shoff: int, shentsize: int, shnum: int, shstrndx: int
+) -> bool:
     section = struct.Struct(order + ("IIQQQQ" if wide else "IIIIII"))
 
     def read(index: int) -> tuple[t.Any, ...]:
@@ -554,7 +599,9 @@ def _has_debug_info(file: t.BinaryIO, order: str, wide: bool, shoff: int, shents
     file.seek(offset)
     names = file.read(min(size, CHUNK))
     wanted = (b".debug_info", b".zdebug_info")
-    return any(names[start : names.find(b"\0", start)] in wanted for start in (read(index)[0] for index in range(shnum)))
+    return any(
+        names[start : names.find(b"\0", start)] in wanted for start in (read(index)[0] for index in range(shnum))
+    )
 
 
 def archive_facts(path: str, platform: str) -> str:
@@ -577,9 +624,13 @@ def archive_facts(path: str, platform: str) -> str:
             reference = str(manifest["RepoTags"][0])
             made_for = f"{config['os']}/{config['architecture']}"
     except (OSError, tarfile.TarError, ValueError, KeyError, IndexError, TypeError) as e:
-        raise TreeError(f'"{path}" is not an image archive with a tag as docker save writes it; delete it and build again.') from e
+        raise TreeError(
+            f'"{path}" is not an image archive with a tag as docker save writes it; delete it and build again.'
+        ) from e
     if made_for != platform:
-        raise TreeError(f'The image {reference} in "{path}" is made for {made_for} and not for {platform}; build it again for that platform.')
+        raise TreeError(
+            f'The image {reference} in "{path}" is made for {made_for} and not for {platform}; build it again for that platform.'
+        )
     return reference
 
 
@@ -587,11 +638,22 @@ def archive_facts(path: str, platform: str) -> str:
 
 # The first that is found tells the cause; the order is that of usefulness.
 CAUSES: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"no space left on device", re.I), "the disk is full, so free some space (df -h tells where) and run this again"),
-    (re.compile(r"signal: killed|cannot allocate memory|out of memory", re.I), "memory ran out, so give this host more of it or build fewer components at once"),
+    (
+        re.compile(r"no space left on device", re.I),
+        "the disk is full, so free some space (df -h tells where) and run this again",
+    ),
+    (
+        re.compile(r"signal: killed|cannot allocate memory|out of memory", re.I),
+        "memory ran out, so give this host more of it or build fewer components at once",
+    ),
     (re.compile(r"^\s*(vet: )?[^\s:]+\.(go|s|c|h):\d+(:\d+)?: \S"), ""),
-    (re.compile(r"No rule to make target|permission denied|cannot connect to the docker daemon|command not found", re.I), ""),
-    (re.compile(r"^(\S*: )?(error|fatal|panic|go|!!! \[\S+ \S+\])\b.*: ?\S", re.I), ""),
+    (
+        re.compile(
+            r"No rule to make target|permission denied|cannot connect to the docker daemon|command not found", re.I
+        ),
+        "",
+    ),
+    (re.compile(r"^(\S+: )?(error|fatal|panic|go): \S|^!!! (\[.*?\] )?(?!\s*Call tree|\[|\s)\S", re.I), ""),
     (re.compile(r"\berror\b", re.I), ""),
 )
 
@@ -630,4 +692,4 @@ def log_tail(path: str, count: int) -> list[str]:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 64 * 1024))
         lines = file.read().decode("utf-8", "replace").splitlines()
-    return [line[:1000] for line in lines[-count:]]
+    return [line[:1000] for line in lines[-count:]] if count > 0 else []

@@ -113,8 +113,8 @@ options:
     default: 7200
   progress:
     description:
-      - What to show while C(make) runs. V(summary) is a line every 15 seconds with the time gone and the log's last line, V(lines) is the log itself, as it grows,
-        V(none) is nothing.
+      - What to show on standard error while C(make) runs. V(summary) is a line every 15 seconds with the time gone and the log's
+        last line, V(lines) is the log itself, as it grows, V(none) is nothing.
       - Only seen with the collection's action plugin, so not in check mode nor in a task that uses C(async).
     type: str
     choices: [none, summary, lines]
@@ -245,7 +245,6 @@ import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.nodeforge.kind.plugins.module_utils import _tree
 from ansible_collections.nodeforge.kind.plugins.module_utils._tree import TreeError
 
@@ -254,6 +253,8 @@ REDIRECT = f'unset {_tree.UNSET}; log=$1; shift; exec "$@" </dev/null >"$log" 2>
 GO_SETTINGS = ("GOVERSION", "GOFLAGS", "GOEXPERIMENT", "GOTOOLCHAIN", "CGO_ENABLED", "GOAMD64", "GOARM64")
 GO_PLACES = ("/usr/local/go/bin", "/usr/lib/go/bin")
 SECRET_NAMES = ("TOKEN", "PASSWORD", "PASSWD", "SECRET", "CREDENTIAL", "_KEY", "APIKEY")
+# The file that the action plugin touches as long as it waits, and in which it looks for the log's path.
+ALIVE = os.environ.get(_tree.ALIVE_VARIABLE, "")
 KILL_AFTER = 10
 # How often a running build looks whether somebody still waits for it, and for how long it goes on when nobody does.
 WATCH_EVERY = 5
@@ -331,13 +332,20 @@ class KubeMake:
     def _program(self, name: str, purpose: str) -> str:
         path = self._find(name)
         if path is None:
-            raise TreeError(f"This host has no {name}, which is needed {purpose}; install it or add its directory to PATH in environment.")
+            raise TreeError(
+                f"This host has no {name}, which is needed {purpose}; install it or add its directory to PATH in environment."
+            )
         return path
 
     def _run(self, command: list[str], cwd: str | None = None) -> tuple[int, bytes, bytes]:
         try:
             result: tuple[int, bytes, bytes] = self.module.run_command(
-                command, cwd=cwd, environ_update=self.environment, encoding=None, expand_user_and_vars=False, handle_exceptions=False
+                command,
+                cwd=cwd,
+                environ_update=self.environment,
+                encoding=None,
+                expand_user_and_vars=False,
+                handle_exceptions=False,
             )
         except OSError as e:
             raise TreeError(f'"{command[0]}" cannot be run ({e.strerror}); repair it.') from e
@@ -354,11 +362,15 @@ class KubeMake:
         if go is None:
             if self.request.images:
                 return {"builder": "the tree's own"}
-            raise TreeError('This host has no Go, which is needed to compile; install it, add its directory to PATH in environment, or use builder=container.')
+            raise TreeError(
+                "This host has no Go, which is needed to compile; install it, add its directory to PATH in environment, or use builder=container."
+            )
         # outside the tree, so that Go does not download the toolchain that the tree's go.mod wishes for
         rc, out, err = self._run([go, "env", *GO_SETTINGS], cwd="/")
         if rc != 0:
-            raise TreeError(f"{go} does not work ({err.decode('utf-8', 'replace').strip()[:200]}); repair the installation of Go.")
+            raise TreeError(
+                f"{go} does not work ({err.decode('utf-8', 'replace').strip()[:200]}); repair the installation of Go."
+            )
         return dict(zip(GO_SETTINGS, out.decode().splitlines()))
 
     def _version(self) -> str:
@@ -366,20 +378,32 @@ class KubeMake:
         script = os.path.join(tree, _tree.VERSION_SCRIPT)
         if not os.path.isfile(script):
             raise TreeError(f'"{tree}" has no {_tree.VERSION_SCRIPT}; name the root of a Kubernetes source tree.')
-        command = [script] if os.access(script, os.X_OK) else [self._program("bash", f"to run {_tree.VERSION_SCRIPT}"), script]
+        command = (
+            [script]
+            if os.access(script, os.X_OK)
+            else [self._program("bash", f"to run {_tree.VERSION_SCRIPT}"), script]
+        )
         rc, out, err = self._run(command, cwd=tree)
         if rc != 0:
             line = (err.decode("utf-8", "replace").strip().splitlines() or ["no message"])[-1]
-            raise TreeError(f'{_tree.VERSION_SCRIPT} of the tree "{tree}" failed with exit status {rc} ({line[:300]}); repair the checkout.')
+            raise TreeError(
+                f'{_tree.VERSION_SCRIPT} of the tree "{tree}" failed with exit status {rc} ({line[:300]}); repair the checkout.'
+            )
         dot_git = os.path.join(tree, ".git")
         shallow = os.path.exists(os.path.join(dot_git, "shallow"))
-        return _tree.check_version(_tree.parse_version(out.decode("utf-8", "replace")), tree, os.path.exists(dot_git), shallow)
+        return _tree.check_version(
+            _tree.parse_version(out.decode("utf-8", "replace")), tree, os.path.exists(dot_git), shallow
+        )
 
     def _wanted(self) -> dict[str, t.Any]:
         """All that decides the outputs' content."""
         request = self.request
         git = self._find("git") if os.path.exists(os.path.join(request.tree, ".git")) else None
-        fingerprint = _tree.git_fingerprint(request.tree, git, self._run, self.hashes) if git else _tree.walk_fingerprint(request.tree)
+        fingerprint = (
+            _tree.git_fingerprint(request.tree, git, self._run, self.hashes)
+            if git
+            else _tree.walk_fingerprint(request.tree)
+        )
         environment = json.dumps(self.given_environment, sort_keys=True).encode()
         return {
             "fingerprint": fingerprint,
@@ -394,7 +418,9 @@ class KubeMake:
         with contextlib.suppress(OSError):
             for name in sorted(os.listdir(self.request.state_directory)):
                 if name.endswith(".json"):
-                    known.update((_tree.read_stamp(os.path.join(self.request.state_directory, name)) or {}).get("hashes", {}))
+                    known.update(
+                        (_tree.read_stamp(os.path.join(self.request.state_directory, name)) or {}).get("hashes", {})
+                    )
         return known
 
     def _digests(self) -> dict[str, str | None]:
@@ -409,7 +435,9 @@ class KubeMake:
             except FileNotFoundError:
                 digests[path] = None
             except OSError as e:
-                raise TreeError(f'The output "{path}" cannot be read ({e.strerror}); delete it or become its owner.') from e
+                raise TreeError(
+                    f'The output "{path}" cannot be read ({e.strerror}); delete it or become its owner.'
+                ) from e
         return digests
 
     # -- doing it -----------------------------------------------------------------------------------------------------------
@@ -465,12 +493,14 @@ class KubeMake:
         try:
             # its owner's alone: a tree's scripts may say what their environment holds
             os.close(os.open(self.log_path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
-            if params["_alive"]:
+            if ALIVE:
                 # never made anew: that it is gone means that nobody waits
-                with contextlib.suppress(FileNotFoundError), open(params["_alive"], "r+", encoding="utf-8") as file:
+                with contextlib.suppress(FileNotFoundError), open(ALIVE, "r+", encoding="utf-8") as file:
                     file.write(f"{self.log_path}\n")
         except OSError as e:
-            raise TreeError(f'The log "{self.log_path}" cannot be written ({e.strerror}); name another log_path.') from e
+            raise TreeError(
+                f'The log "{self.log_path}" cannot be written ({e.strerror}); name another log_path.'
+            ) from e
         started = time.monotonic()
         rc = self.module.run_command(
             ["/bin/sh", "-c", REDIRECT, "sh", self.log_path, *self._bound_to_us(), *command],
@@ -492,7 +522,9 @@ class KubeMake:
         if self.ended_by:
             raise TreeError(f"{what} was ended after {seconds:.0f} s, because {self.ended_by}; run it again to go on.")
         if late:
-            raise TreeError(f"{what} was not done after {remaining} s and was ended; give it more by timeout (the whole log: {self.log_path}).")
+            raise TreeError(
+                f"{what} was not done after {remaining} s and was ended; give it more by timeout (the whole log: {self.log_path})."
+            )
         if rc != 0:
             cause = _tree.explain(_tree.log_lines(self.log_path))
             raise TreeError(f"{what} failed with exit status {rc}: {cause} (the whole log: {self.log_path}).")
@@ -507,13 +539,17 @@ class KubeMake:
         binaries, images = request.found_binaries(), request.found_images()
         missing = request.missing(binaries, images)
         if strict and missing:
-            raise TreeError(f"make said it succeeded, but made no {' and no '.join(missing)} (the whole log: {self.log_path}).")
+            raise TreeError(
+                f"make said it succeeded, but made no {' and no '.join(missing)} (the whole log: {self.log_path})."
+            )
         result: dict[str, dict[str, t.Any]] = {"binaries": {}, "images": {}}
         for kind, paths in (("binaries", binaries), ("images", images)):
             for name, path in paths.items():
                 try:
                     facts: dict[str, t.Any] = (
-                        _tree.elf_facts(path, request.platform) if kind == "binaries" else {"ref": _tree.archive_facts(path, request.platform)}
+                        _tree.elf_facts(path, request.platform)
+                        if kind == "binaries"
+                        else {"ref": _tree.archive_facts(path, request.platform)}
                     )
                     entry = {"path": path, "sha256": self.hashes.sha256(path), "size": os.path.getsize(path), **facts}
                 except (TreeError, OSError):
@@ -522,7 +558,9 @@ class KubeMake:
                     continue
                 result[kind][name] = entry
                 if strict and request.debug and facts.get("debug") is False:
-                    raise TreeError(f'"{path}" holds no debug information though debug is true; the tree does not heed DBG=1 for this target.')
+                    raise TreeError(
+                        f'"{path}" holds no debug information though debug is true; the tree does not heed DBG=1 for this target.'
+                    )
         return result
 
     def _write_stamp(self, stamp: dict[str, t.Any]) -> None:
@@ -535,7 +573,9 @@ class KubeMake:
         except OSError as e:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-            raise TreeError(f'The outputs are made, but the stamp "{self.stamp_path}" cannot be written ({e.strerror}); mend that and run this again.') from e
+            raise TreeError(
+                f'The outputs are made, but the stamp "{self.stamp_path}" cannot be written ({e.strerror}); mend that and run this again.'
+            ) from e
 
     def _diff(self, before: dict[str, str | None], after: dict[str, str | None] | None, version: str) -> None:
         """``after`` is None when only a build could tell."""
@@ -561,7 +601,9 @@ class KubeMake:
             os.makedirs(self.request.state_directory, exist_ok=True)
             lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
         except OSError as e:
-            raise TreeError(f'"{self.request.state_directory}" cannot be written by {_tree.user_name()} ({e.strerror}); mend that or become the owner of the tree.') from e
+            raise TreeError(
+                f'"{self.request.state_directory}" cannot be written by {_tree.user_name()} ({e.strerror}); mend that or become the owner of the tree.'
+            ) from e
         try:
             deadline = self.started + self.module.params["timeout"]
             while True:
@@ -570,7 +612,9 @@ class KubeMake:
                     break
                 except OSError as e:
                     if e.errno not in (errno.EAGAIN, errno.EACCES):
-                        raise TreeError(f'"{path}" cannot be locked ({e.strerror}); put the tree on a file system with locks.') from e
+                        raise TreeError(
+                            f'"{path}" cannot be locked ({e.strerror}); put the tree on a file system with locks.'
+                        ) from e
                     if time.monotonic() >= deadline:
                         raise TreeError(
                             f'Another build of the tree "{self.request.tree}" has been running for {self.module.params["timeout"]} s; '
@@ -585,7 +629,10 @@ class KubeMake:
     def _signals(self) -> t.Iterator[None]:
         """An interrupt, or nobody waiting any more, ends make first and then this module."""
         names = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        previous = {name: signal.signal(name, lambda number, frame: self._end(f"{signal.Signals(number).name} came")) for name in names}
+        previous = {
+            name: signal.signal(name, lambda number, frame: self._end(f"{signal.Signals(number).name} came"))
+            for name in names
+        }
         previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._watch)
         signal.setitimer(signal.ITIMER_REAL, WATCH_EVERY, WATCH_EVERY)
         try:
@@ -611,10 +658,9 @@ class KubeMake:
 
     def _watch(self, dummy_number: int, dummy_frame: t.Any) -> None:
         """Ansible closes the pipe of a task that it gives up, and the action plugin stops touching its file."""
-        alive = self.module.params["_alive"]
-        if alive:
+        if ALIVE:
             try:
-                gone = time.time() - os.stat(alive).st_mtime > WATCH_PATIENCE
+                gone = time.time() - os.stat(ALIVE).st_mtime > WATCH_PATIENCE
             except OSError:
                 gone = True
         else:
@@ -655,8 +701,6 @@ def main() -> None:
             "tail": {"type": "int", "default": 20},
             "timeout": {"type": "int", "default": 7200},
             "progress": {"type": "str", "choices": ["none", "summary", "lines"], "default": "summary"},
-            # for the action plugin alone: the file that it touches as long as it waits, and that tells it where the log is
-            "_alive": {"type": "path"},
         },
         supports_check_mode=True,
     )
@@ -666,11 +710,13 @@ def main() -> None:
         module.exit_json(**worker.run())
     except TreeError as e:
         known = worker.result if worker is not None else {}
-        module.fail_json(msg=str(e), **{name: known[name] for name in ("cmd", "rc", "log_path", "tail", "seconds") if name in known})
+        module.fail_json(
+            msg=str(e), **{name: known[name] for name in ("cmd", "rc", "log_path", "tail", "seconds") if name in known}
+        )
     finally:
-        if module.params["_alive"]:
+        if ALIVE:
             with contextlib.suppress(OSError):
-                os.unlink(module.params["_alive"])
+                os.unlink(ALIVE)
 
 
 if __name__ == "__main__":

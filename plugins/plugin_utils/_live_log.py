@@ -25,6 +25,7 @@ import typing as t
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.nodeforge.kind.plugins.module_utils._tree import ALIVE_VARIABLE
 
 display = Display()
 
@@ -36,7 +37,17 @@ PATIENCE = 20
 STATUS_EVERY = 20
 MAX_LINES = 200
 # Below what async_status adds to the module's own result
-JOB_KEYS = ("ansible_job_id", "results_file", "started", "finished", "stdout", "stdout_lines", "stderr", "stderr_lines", "erased")
+JOB_KEYS = (
+    "ansible_job_id",
+    "results_file",
+    "started",
+    "finished",
+    "stdout",
+    "stdout_lines",
+    "stderr",
+    "stderr_lines",
+    "erased",
+)
 GONE = 44
 
 
@@ -68,7 +79,7 @@ def _signals_raise() -> t.Iterator[None]:
 
 
 class LiveLogActionBase(ActionBase):
-    """Runs the module of the same name. The module has the options C(progress), C(timeout) and C(_alive)."""
+    """Runs the module of the same name. The module has options C(progress) and C(timeout)."""
 
     _supports_check_mode = True
     _supports_async = True
@@ -99,7 +110,7 @@ class LiveLogActionBase(ActionBase):
         interrupted = 0
         try:
             with _signals_raise():
-                result = self._start({**self._task.args, "_alive": alive}, task_vars)
+                result = self._start(alive, task_vars)
                 if not result.get("failed") and "ansible_job_id" in result:
                     job = {"jid": result["ansible_job_id"], "_async_dir": directory}
                     result = None
@@ -115,14 +126,17 @@ class LiveLogActionBase(ActionBase):
             os.kill(os.getpid(), interrupted)  # now Ansible's own handler, which ends this process
         return result or {"failed": True, "msg": "The task was interrupted."}
 
-    def _start(self, args: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
-        before = self._task.async_val
+    def _start(self, alive: str, task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
         # the module has a time limit of its own; this one is for the case that it hangs
-        self._task.async_val = int(args.get("timeout", 7200)) * 2 + 600
+        self._task.async_val = int(self._task.args.get("timeout", 7200)) * 2 + 600
+        # as core tells the job where its own file lies; not an option, because it is none of the user's
+        environment = self._task.environment
+        self._task.environment = [*environment, {ALIVE_VARIABLE: alive}]
         try:
-            return self._execute_module(module_args=args, task_vars=task_vars, wrap_async=True)
+            return self._execute_module(task_vars=task_vars, wrap_async=True)
         finally:
-            self._task.async_val = before
+            self._task.environment = environment
+            self._task.async_val = 0
 
     def _watch(self, progress: str, alive: str, job: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
         started = answered = asked = shown = time.monotonic()
@@ -161,11 +175,17 @@ class LiveLogActionBase(ActionBase):
     def _look(self, progress: str, alive: str, line_number: int) -> tuple[int, list[str]]:
         """Touch the file, and read the log that it names, if there is one yet."""
         file = shlex.quote(alive)
-        return self._read(progress, f'[ -e {file} ] || exit {GONE}; touch {file}; read -r log < {file} || exit 0', line_number)
+        return self._read(
+            progress, f"[ -e {file} ] || exit {GONE}; touch -c {file}; read -r log < {file} || exit 0", line_number
+        )
 
     def _read(self, progress: str, prologue: str, line_number: int) -> tuple[int, list[str]]:
         """Only whole lines when all of them are wanted: the rest comes with the next look."""
-        part = f'tail -n +{line_number} "$log" | head -n {MAX_LINES} | cut -c 1-500' if progress == "lines" else 'tail -n 1 "$log" | cut -c 1-200'
+        part = (
+            f'tail -n +{line_number} "$log" | head -n {MAX_LINES} | cut -c 1-500'
+            if progress == "lines"
+            else 'tail -n 1 "$log" | cut -c 1-200'
+        )
         result = self._sh(f"{prologue}; {part}")
         text = result.get("stdout", "")
         lines = text.splitlines()
@@ -177,7 +197,9 @@ class LiveLogActionBase(ActionBase):
         return self._low_level_execute_command(script, executable="/bin/sh")
 
     def _job(self, mode: str, job: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
-        return self._execute_module(module_name="ansible.legacy.async_status", module_args={**job, "mode": mode}, task_vars=task_vars)
+        return self._execute_module(
+            module_name="ansible.legacy.async_status", module_args={**job, "mode": mode}, task_vars=task_vars
+        )
 
     def _show(self, lines: list[str]) -> None:
         # not on stdout, which may be read by a program

@@ -128,8 +128,19 @@ class Tree:
         return path
 
     def git(self, *args: str) -> str:
-        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false", "-c", f"safe.directory={self.path}"]
-        return subprocess.run(["git", "-C", str(self.path), *identity, *args], check=True, capture_output=True, text=True).stdout
+        identity = [
+            "-c",
+            "user.name=t",
+            "-c",
+            "user.email=t@example.org",
+            "-c",
+            "commit.gpgsign=false",
+            "-c",
+            f"safe.directory={self.path}",
+        ]
+        return subprocess.run(
+            ["git", "-C", str(self.path), *identity, *args], check=True, capture_output=True, text=True
+        ).stdout
 
     def commit(self) -> None:
         self.git("add", "--all")
@@ -151,7 +162,9 @@ def tree(tmp_path: pathlib.Path) -> Tree:
 @pytest.fixture
 def make(run_module: t.Any, tree: Tree) -> t.Callable[..., t.Any]:
     def call(check: bool = False, diff: bool = False, **args: t.Any) -> t.Any:
-        return run_module("kube_make", {"tree": str(tree.path), "what": ["cmd/kubelet"], **args}, check=check, diff=diff)
+        return run_module(
+            "kube_make", {"tree": str(tree.path), "what": ["cmd/kubelet"], **args}, check=check, diff=diff
+        )
 
     return call
 
@@ -284,7 +297,10 @@ def test_parameters_toolchain_environment_and_inputs_count(tree: Tree, make: t.A
     assert not make(**args)["changed"]
     assert "NEW changed" in make(check=True, **args, params={"NEW": 1})["actions"][0]
     assert "environment changed" in make(check=True, inputs=args["inputs"], environment={"NAME": "other"})["actions"][0]
-    assert "toolchain GOFLAGS changed" in make(check=True, **{**args, "environment": {"NAME": "value", "GOFLAGS": "-p=1"}})["actions"][0]
+    assert (
+        "toolchain GOFLAGS changed"
+        in make(check=True, **{**args, "environment": {"NAME": "value", "GOFLAGS": "-p=1"}})["actions"][0]
+    )
     base.write_bytes(b"2")
     assert f"input {base} changed" in make(check=True, **args)["actions"][0]
     assert tree.runs == 1
@@ -311,7 +327,11 @@ def test_foreign_platform_and_everything(tree: Tree, make: t.Any) -> None:
 
 
 def test_images(tree: Tree, make: t.Any) -> None:
-    args: dict[str, t.Any] = {"targets": ["quick-release-images"], "what": ["cmd/kubeadm", "cmd/kubelet"], "platform": "linux/amd64"}
+    args: dict[str, t.Any] = {
+        "targets": ["quick-release-images"],
+        "what": ["cmd/kubeadm", "cmd/kubelet"],
+        "platform": "linux/amd64",
+    }
     first = make(**args)
     assert {"KUBE_EXTRA_WHAT=cmd/kubeadm cmd/kubelet", "KUBE_BUILD_PLATFORMS=linux/amd64"} <= set(first["cmd"])
     assert sorted(first["outputs"]["binaries"]) == ["kubeadm", "kubelet"]
@@ -334,7 +354,9 @@ def test_secrets_and_memory(tree: Tree, make: t.Any, run_module: t.Any) -> None:
     assert "made no" in failure(failed)
     assert os.path.getsize(failed["log_path"]) > 290_000_000 and len(json.dumps(failed)) < 20_000
     os.truncate(failed["log_path"], 0)
-    result = make(targets=["all"], environment={"MY_TOKEN": "very-secret-value", "HTTPS_PROXY": "http://me:pass@proxy:3128"})
+    result = make(
+        targets=["all"], environment={"MY_TOKEN": "very-secret-value", "HTTPS_PROXY": "http://me:pass@proxy:3128"}
+    )
     for text in (json.dumps(result), *(path.read_text() for path in (tree.path / "_output/nodeforge").glob("*.json"))):
         assert "very-secret" not in text and "me:pass" not in text
     said = make(targets=["secret"], environment={"MY_TOKEN": "very-secret-value"})
@@ -376,7 +398,9 @@ def container_tree(tree: Tree, builder_image: str) -> Tree:
 
 
 def containers(tree: Tree) -> list[str]:
-    return subprocess.check_output(["docker", "ps", "--all", "--quiet", "--filter", f"volume={tree.path}"], text=True).split()
+    return subprocess.check_output(
+        ["docker", "ps", "--all", "--quiet", "--filter", f"volume={tree.path}"], text=True
+    ).split()
 
 
 def test_container(container_tree: Tree, make: t.Any) -> None:
@@ -436,14 +460,22 @@ def test_versions_that_are_none(tree: Tree, make: t.Any, tmp_path: pathlib.Path,
     tree.commit()
     tree.git("tag", "v1.36.0", "HEAD~1")
     clone = tmp_path / "shallow"
-    subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{tree.path}", str(clone)], check=True, capture_output=True)
+    subprocess.run(
+        ["git", "clone", "-q", "--depth", "1", f"file://{tree.path}", str(clone)], check=True, capture_output=True
+    )
     message = failure(run_module("kube_make", {"tree": str(clone), "what": ["kubelet"]}))
     assert "shallow clone" in message and "--unshallow" in message
     # and the remedy works
     (tmp_path / "version").write_text("KUBE_GIT_VERSION=v1.37.0+mine\n")
-    args = {"tree": str(clone), "what": ["kubelet"], "environment": {"KUBE_GIT_VERSION_FILE": str(tmp_path / "version")}}
+    args = {
+        "tree": str(clone),
+        "what": ["kubelet"],
+        "environment": {"KUBE_GIT_VERSION_FILE": str(tmp_path / "version")},
+    }
     assert run_module("kube_make", args)["version"] == "v1.37.0+mine"
-    assert "not a git checkout" in failure(run_module("kube_make", {"tree": str(Tree(tmp_path / "plain", git=False, version="").path)}))
+    assert "not a git checkout" in failure(
+        run_module("kube_make", {"tree": str(Tree(tmp_path / "plain", git=False, version="").path)})
+    )
     tree.write("hack/print-workspace-status.sh", "#!/bin/sh\necho broken >&2\nexit 3\n", 0o755)
     assert "exit status 3 (broken)" in failure(make())
     (tree.path / "hack/print-workspace-status.sh").unlink()
@@ -476,7 +508,10 @@ def test_programs_missing(tree: Tree, run_module: t.Any, tmp_path: pathlib.Path)
 
 def test_output_that_is_no_program(tree: Tree, make: t.Any) -> None:
     assert "made no" in failure(make(targets=["wrong"]))
-    kubelet = tree.write(f"_output/local/bin/linux/{os.uname().machine.replace('x86_64', 'amd64').replace('aarch64', 'arm64')}/kubelet", "text")
+    kubelet = tree.write(
+        f"_output/local/bin/linux/{os.uname().machine.replace('x86_64', 'amd64').replace('aarch64', 'arm64')}/kubelet",
+        "text",
+    )
     assert "not a complete Linux program" in failure(make(targets=["wrong"]))
     kubelet.unlink()
     result = make(targets=["wrong"], platform="linux/arm64", check=True)
@@ -512,7 +547,9 @@ def as_nobody(tree: Tree) -> t.Any:
     )
     payload = json.dumps({"ANSIBLE_MODULE_ARGS": {"tree": str(tree.path), "what": ["kubelet"]}})
     environment = {**os.environ, "PYTHONPATH": str(COLLECTIONS)}
-    process = subprocess.run([sys.executable, "-c", code], input=payload, capture_output=True, text=True, env=environment)
+    process = subprocess.run(
+        [sys.executable, "-c", code], input=payload, capture_output=True, text=True, env=environment
+    )
     assert "Traceback" not in process.stderr, process.stderr
     return json.loads(process.stdout)
 
@@ -529,7 +566,9 @@ def test_timeout_ends_all_of_it(tree: Tree, make: t.Any) -> None:
 def test_interrupt(tree: Tree, run_module: t.Any, number: signal.Signals) -> None:
     (tree.path / "_output").mkdir()
     process = run_module("kube_make", {"tree": str(tree.path), "targets": ["lazy"], "what": ["kubelet"]}, popen=True)
-    pid = int(wait_for(lambda: (tree.path / "_output/pid").exists() and (tree.path / "_output/pid").read_text().strip()))
+    pid = int(
+        wait_for(lambda: (tree.path / "_output/pid").exists() and (tree.path / "_output/pid").read_text().strip())
+    )
     process.send_signal(number)
     result = json.loads(process.stdout.read())
     assert process.wait(20) == 1 and f"{number.name} came" in result["msg"]
@@ -540,7 +579,9 @@ def test_nobody_waits_any_more(tree: Tree, run_module: t.Any) -> None:
     """What happens to a task over ssh when its connection breaks: the pipes close, and no signal comes."""
     (tree.path / "_output").mkdir()
     process = run_module("kube_make", {"tree": str(tree.path), "targets": ["lazy"], "what": ["kubelet"]}, popen=True)
-    pid = int(wait_for(lambda: (tree.path / "_output/pid").exists() and (tree.path / "_output/pid").read_text().strip()))
+    pid = int(
+        wait_for(lambda: (tree.path / "_output/pid").exists() and (tree.path / "_output/pid").read_text().strip())
+    )
     process.stdout.close()
     wait_for(lambda: gone(pid), 15)
     process.wait(20)
@@ -568,7 +609,12 @@ def test_two_at_once(tree: Tree, run_module: t.Any, make: t.Any) -> None:
 def test_full_disk(tree: Tree, make: t.Any) -> None:
     output = tree.path / "_output"
     output.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(output)], capture_output=True).returncode != 0:
+    if (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(output)], capture_output=True
+        ).returncode
+        != 0
+    ):
         pytest.skip("this machine does not let us mount a tmpfs")
     try:
         assert "the disk is full" in failure(make())
@@ -586,7 +632,151 @@ def test_memory_stays_flat(tree: Tree, make: t.Any) -> None:
         "import resource, subprocess, sys; subprocess.run(sys.argv[2:], input=sys.argv[1], check=True, text=True, stdout=subprocess.DEVNULL);"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
-    payload = json.dumps({"ANSIBLE_MODULE_ARGS": {"tree": str(tree.path), "what": ["kubelet"], "_ansible_check_mode": True}})
-    command = [sys.executable, "-c", code, payload, sys.executable, "-m", "ansible_collections.nodeforge.kind.plugins.modules.kube_make"]
-    out = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(COLLECTIONS)}).stdout
+    payload = json.dumps(
+        {"ANSIBLE_MODULE_ARGS": {"tree": str(tree.path), "what": ["kubelet"], "_ansible_check_mode": True}}
+    )
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        payload,
+        sys.executable,
+        "-m",
+        "ansible_collections.nodeforge.kind.plugins.modules.kube_make",
+    ]
+    out = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(COLLECTIONS)}
+    ).stdout
     assert int(out) < 150 * 1024
+
+
+# -- through Ansible: the action plugin --------------------------------------------------------------------------------------
+
+
+def play(tree: Tree, options: str = "", keywords: str = "") -> str:
+    return f"""
+- hosts: localhost
+  gather_facts: false
+  tasks:
+    - nodeforge.kind.kube_make: {{tree: "{tree.path}", what: [kubelet], {options}}}
+      {keywords}
+      register: result
+    - ansible.builtin.copy: {{content: "{{{{ result | to_json }}}}", dest: "{tree.path.parent}/result", mode: "0600"}}
+      check_mode: false
+"""
+
+
+@pytest.fixture
+def playbook(tree: Tree, ansible_env: dict[str, str]) -> t.Callable[..., t.Any]:
+    path = tree.path.parent / "play.yml"
+    command = [
+        "ansible-playbook",
+        "-i",
+        "localhost,",
+        "-c",
+        "local",
+        "-e",
+        f"ansible_python_interpreter={sys.executable}",
+        str(path),
+    ]
+
+    def run(*arguments: str, options: str = "", keywords: str = "", popen: bool = False) -> t.Any:
+        path.write_text(play(tree, options, keywords))
+        pipes: dict[str, t.Any] = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+            "env": ansible_env,
+        }
+        if popen:
+            return subprocess.Popen([*command, *arguments], start_new_session=True, **pipes)
+        return subprocess.run([*command, *arguments], timeout=120, **pipes)
+
+    return run
+
+
+def talk(tree: Tree) -> None:
+    """A target that says something for three seconds."""
+    makefile = (tree.path / "Makefile").read_text()
+    tree.write("Makefile", makefile + "\ntalk: all\n\t@for i in 1 2 3; do echo word $$i; sleep 1; done\n")
+    tree.commit()
+    tree.git("tag", "--force", "v1.37.2")
+
+
+def result_of(tree: Tree) -> t.Any:
+    return json.loads((tree.path.parent / "result").read_text())
+
+
+def test_live_lines(tree: Tree, playbook: t.Any) -> None:
+    talk(tree)
+    process = playbook(options="targets: [talk], progress: lines", popen=True)
+    seen: dict[str, float] = {}
+    for line in process.stderr:
+        seen[line.strip()] = time.monotonic()
+    out = process.stdout.read()
+    assert process.wait(60) == 0, out
+    # as they are said, not all at the end
+    assert seen["[localhost] word 3"] - seen["[localhost] word 1"] > 1
+    # whoever reads stdout as data is not disturbed
+    assert "word" not in out
+    result = result_of(tree)
+    assert result["changed"] and result["rc"] == 0 and tree.runs == 1
+    assert not {"ansible_job_id", "finished", "results_file", "stdout"} & set(result)
+    again = playbook(options="targets: [talk], progress: lines")
+    assert (
+        again.returncode == 0
+        and "word" not in again.stderr
+        and "changed=0" in again.stdout.replace("changed=1  ", "changed=0")
+    )
+    assert not result_of(tree)["changed"] and tree.runs == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, options, keywords, changed, runs",
+    [
+        ((), "", "", True, 1),
+        ((), "progress: none", "", True, 1),
+        (("--check",), "progress: lines", "", True, 0),
+        ((), "progress: lines", "{async: 60, poll: 1}", True, 1),
+        ((), "progress: lines", "no_log: true", True, 1),
+    ],
+    ids=["summary", "none", "check", "async", "no_log"],
+)
+def test_ways_to_run(
+    tree: Tree, playbook: t.Any, arguments: tuple[str, ...], options: str, keywords: str, changed: bool, runs: int
+) -> None:
+    process = playbook(*arguments, options=options, keywords="\n      ".join(keywords.strip("{}").split(", ")))
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "Building" not in process.stderr
+    assert result_of(tree)["changed"] is changed and tree.runs == runs
+
+
+def test_failure_through_ansible(tree: Tree, playbook: t.Any) -> None:
+    tree.write("cmd/kubelet/main.go", "package main\n\nfunc main() { undefinedThing() }\n")
+    process = playbook(keywords="ignore_errors: true")
+    result = result_of(tree)
+    assert result["failed"] and "undefined: undefinedThing" in failure(result), process.stdout
+    process = playbook(options="platform: linux/s390x", keywords="ignore_errors: true")
+    assert '"linux/s390x"' in failure(result_of(tree)) and tree.runs == 1
+
+
+@pytest.mark.parametrize("progress", ["summary", "none"])
+def test_interrupt_through_ansible(tree: Tree, playbook: t.Any, progress: str) -> None:
+    (tree.path / "_output").mkdir()
+    process = playbook(options=f"targets: [lazy], progress: {progress}", popen=True)
+    pid = int(
+        wait_for(lambda: (tree.path / "_output/pid").exists() and (tree.path / "_output/pid").read_text().strip(), 60)
+    )
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    wait_for(lambda: gone(pid), 45)
+    assert list((tree.path / "_output/nodeforge").glob("*.json*")) == []
+
+
+def test_time_limit_of_the_task(tree: Tree, playbook: t.Any) -> None:
+    (tree.path / "_output").mkdir()
+    process = playbook(options="targets: [lazy]", keywords="timeout: 8")
+    assert process.returncode != 0
+    pid = int((tree.path / "_output/pid").read_text())
+    wait_for(lambda: gone(pid), 45)
