@@ -273,11 +273,35 @@ def test_an_ordinary_user_is_told_of_the_docker_group(play: t.Callable[..., Play
         shutil.rmtree(home)
 
 
-def test_go_and_kind_that_cannot_be_had_are_named(play: t.Callable[..., Play], tmp_path: pathlib.Path) -> None:
-    old = play(build_host_go_minimum="99.1", env={"GOTOOLCHAIN": "local"})
-    assert old.rc != 0
-    assert "localhost needs Go 99.1 or newer, but has 1." in old.message
+def test_a_newer_go_is_fetched_by_an_older_one(play: t.Callable[..., Play], tmp_path: pathlib.Path) -> None:
+    # An older Go is the machine's, which says of itself that it is older until it has fetched its successor.
+    cache = tmp_path / "cache"
+    (cache / "bin").mkdir(parents=True)
+    old = cache / "bin" / "go"
+    real = subprocess.run(["go", "env", "GOROOT"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    old.write_text(f'#!/bin/sh\n[ "$*" != "env GOVERSION GOTOOLCHAIN" ] || exec printf "go1.20.1\\n\\n"\nexec "{real}/bin/go" "$@"\n')
+    old.chmod(0o755)
+    variables = {"build_host_cache": str(cache), "build_host_engine": "none", "build_host_kind_version": ""}
+    predicted = play("--check", **variables)
+    assert (predicted.rc, predicted.changed) == (0, 2), predicted.output
+    assert not (cache / "go").exists()
+
+    unknown = play(**variables, build_host_go_version="9.9.9")
+    assert unknown.rc != 0
+    assert "localhost needs Go 1.26 or newer, has 1.20.1, and could not fetch 9.9.9 (go: golang.org/toolchain@" in unknown.message
+    assert list((cache / "go").iterdir()) == []
+
+    first = play(**variables)
+    assert (first.rc, first.changed) == (0, 2), first.output
+    old.unlink()
+    told = subprocess.run([str(cache / "go" / "current" / "bin" / "go"), "version"], check=True, stdout=subprocess.PIPE, text=True)
+    assert told.stdout.startswith("go version go1.26.8 linux/")
+    again = play(**variables)
+    assert (again.rc, again.changed) == (0, 0), again.output
+
+
+def test_kind_that_cannot_be_had_is_named(play: t.Callable[..., Play], tmp_path: pathlib.Path) -> None:
     unknown = play(build_host_kind_version="v999.0.0", build_host_cache=str(tmp_path / "cache"))
     assert unknown.rc != 0
-    assert "kind v999.0.0 could not be compiled on localhost" in unknown.message
+    assert "kind v999.0.0 could not be compiled on localhost (go: " in unknown.message
     assert not (tmp_path / "cache" / "bin" / "kind").exists()
