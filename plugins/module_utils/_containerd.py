@@ -10,6 +10,7 @@ All work is done by ``ctr`` through the engine's exec, in few calls: one call co
 from __future__ import annotations
 
 import collections.abc as c
+import hashlib
 import re
 import secrets
 import shlex
@@ -17,7 +18,12 @@ import types
 import typing as t
 
 from ansible_collections.nodeforge.kind.plugins.module_utils._docker import Engine, EngineError, ExecResult, deferred
-from ansible_collections.nodeforge.kind.plugins.module_utils._image_archive import Content, Missing, WrongPlatform, content_of
+from ansible_collections.nodeforge.kind.plugins.module_utils._image_archive import (
+    Content,
+    Missing,
+    WrongPlatform,
+    content_of,
+)
 
 NAMESPACE = "k8s.io"
 # What the kubelet's garbage collector heeds: a pinned image stays.
@@ -39,16 +45,18 @@ else
 fi
 """
 
-# The process itself, not a shell around it: the engine reaps it, so that it is seen to end.
+# The process itself, not a shell around it: the engine reaps it, so that it is seen to end. Remembers which directories it makes.
 START = r"""
-mkdir -p "$1" && echo $$ >"$1/pid" && { [ -e /run/containerd ] || : >"$1/fresh"; } && exec containerd >"$1/log" 2>&1
+mkdir -p "$1" && echo $$ >"$1/pid" || exit
+for n in containerd nri; do [ -e "/run/$n" ] || echo "$n" >>"$1/fresh"; done
+exec containerd >"$1/log" 2>&1
 """
 
 # For check mode: another containerd on a copy of the names, with the same content before it, which it never collects.
 START_COPY = r"""
 d=$1
 mkdir -p "$d/root" && echo $$ >"$d/pid" || exit
-[ -e /run/containerd ] || : >"$d/fresh"
+[ -e /run/containerd ] || echo containerd >"$d/fresh"
 root=$(containerd config dump 2>/dev/null | sed -n "s/^root = [\"']\(.*\)[\"']\$/\1/p" | head -n 1)
 root=${root:-/var/lib/containerd}
 if [ -d "$root/io.containerd.metadata.v1.bolt" ]; then cp -R "$root/io.containerd.metadata.v1.bolt" "$d/root/"; fi
@@ -91,7 +99,8 @@ while kill -0 "$pid" 2>/dev/null; do
   [ "$i" -gt $(($2 + 100)) ] && exit 1
   sleep 0.05; i=$((i + 1))
 done
-if [ -e "$1/fresh" ]; then rm -rf /run/containerd; elif [ -z "$3" ]; then rm -f /run/containerd/containerd.sock*; fi
+if [ -e "$1/fresh" ]; then while read -r n; do rm -rf "/run/$n"; done <"$1/fresh"; fi
+[ -n "$3" ] || rm -f /run/containerd/containerd.sock*
 rm -rf "$1"; rmdir "${1%/*}" 2>/dev/null
 [ "$i" -le "$2" ] || echo killed
 """
@@ -116,14 +125,14 @@ FETCH = r"""
 umask 077
 d=$1 seconds=$2; shift 2
 mkdir -p "$d" && tar -xf - -C "$d" && timeout -k 5 "$seconds" ctr content fetch --hosts-dir "$d" "$@" >/dev/null
-rc=$?; rm -rf "$d"; rmdir "${d%/*}" 2>/dev/null; exit $rc
+rc=$?; rm -rf "$d"; rmdir "${d%/*}" "${d%/*/*}" 2>/dev/null; exit $rc
 """
 
-# Imports without unpacking: the build container's own root is an overlay, on which none can be mounted. --local is several
-# times faster where ctr has it. Then gives names: FROM TO ... -- NAME..., the latter to be removed.
+# Imports without unpacking: the build container's own root is an overlay, on which none can be mounted. --local is faster
+# where ctr has it, but takes no compressed archives. Then gives names: FROM TO ... -- NAME..., the latter to be removed.
 LOAD = r"""
-seconds=$1 platform=$2 label=$3 base=$4; shift 4
-local=; if ctr images import --help | grep -q -e '--local'; then local=--local; fi
+seconds=$1 platform=$2 label=$3 base=$4 local=$5; shift 5
+[ -z "$local" ] || ctr images import --help | grep -q -e "$local" || local=
 timeout -k 5 "$seconds" ctr images import --no-unpack $local --platform "$platform" \
   ${base:+--digests --base-name "$base"} - >/dev/null || exit
 if [ -n "$base" ]; then
@@ -144,22 +153,33 @@ PIN = r"""label=$1; shift; for i do ctr images label "$i" "$label" >/dev/null ||
 
 REMOVE = r"""ctr images rm "$@" >/dev/null"""
 
-# What broken transfers left: containerd frees it when the lease of its client goes, and waits for the end only if asked to.
+# What broken transfers left: containerd forgets it when the lease of its client goes, but frees it only when some content
+# goes, too. A poisoned rest would be the beginning of the next try.
 COLLECT = r"""
-ctr leases create --id "$1" >/dev/null || exit
-if [ -n "$2" ]; then
-  ctr leases ls -q | while read -r lease; do [ "$lease" = "$1" ] || ctr leases rm "$lease" >/dev/null; done
+lease=$1 all=$2 blob=$3; shift 3
+ctr leases create --id "$lease" >/dev/null || exit
+if [ -n "$all" ]; then
+  ctr leases ls -q | while read -r other; do [ "$other" = "$lease" ] || ctr leases rm "$other" >/dev/null; done
 fi
-ctr leases rm --sync "$1" >/dev/null
+[ $# -eq 0 ] || ctr images rm "$@" >/dev/null
+printf %s "$lease" | ctr content ingest "$lease" >/dev/null 2>&1
+ctr content rm "$blob" >/dev/null 2>&1
+ctr leases rm --sync "$lease" >/dev/null
 """
 
-# Ends the transfers of this run, told from all other processes by their environment.
+# Ends the transfers of this run, told from all other processes by their environment, and removes what they leave.
 ABORT = r"""
-for e in /proc/[0-9]*/environ; do
-  if tr '\0' '\n' 2>/dev/null <"$e" | grep -q -x "$1"; then
-    p=${e#/proc/}; kill "${p%/environ}" 2>/dev/null
-  fi
+i=0 left=yes
+while [ -n "$left" ] && [ "$i" -lt 100 ]; do
+  left=
+  for e in /proc/[0-9]*/environ; do
+    if tr '\0' '\n' 2>/dev/null <"$e" | grep -q -x "$1"; then
+      p=${e#/proc/}; kill "${p%/environ}" 2>/dev/null && left=yes
+    fi
+  done
+  i=$((i + 1))
 done
+rm -rf "$2"; rmdir "${2%/*}" 2>/dev/null
 exit 0
 """
 
@@ -224,6 +244,12 @@ class Store:
         except (Missing, WrongPlatform, ValueError, KeyError, TypeError):
             return None
 
+    def pinned(self, names: c.Iterable[str]) -> Store:
+        """The same with these images pinned."""
+        store = Store(self.platform, {**self.images, **{name: self.images[name]._replace(pinned=True) for name in names}}, self.blobs)
+        store.documents = self.documents
+        return store
+
     def unread(self) -> set[str]:
         """Documents that must be read to know more."""
         wanted = set()
@@ -248,6 +274,7 @@ class Containerd:
         self._token = secrets.token_hex(8)
         self._directory = DIRECTORY
         self._environment = {"CONTAINERD_NAMESPACE": NAMESPACE, "CONTAINERD_ADDRESS": SOCKET}
+        self._hosts = f"{DIRECTORY}/hosts-{self._token}"
         self._mark = f"NODEFORGE_TRANSFER={self._token}"
 
     # its life
@@ -363,7 +390,7 @@ class Containerd:
     def fetch(self, name: str, platform: str, hosts: bytes, *, pin: bool, timeout: int) -> ExecResult:
         """Pulls an image's content for a platform; ``hosts`` is a tar archive of hosts.toml files."""
         arguments = ["--platform", platform, *(["--label", PINNED] if pin else []), name]
-        directory = f"{DIRECTORY}/hosts-{secrets.token_hex(4)}"
+        directory = f"{self._hosts}/{secrets.token_hex(4)}"
         return self._run(
             FETCH, directory, str(timeout), *arguments, stdin=[hosts], stdin_size=len(hosts), timeout=timeout + 15, marked=True
         )
@@ -377,6 +404,7 @@ class Containerd:
         *,
         drop: c.Iterable[str] = (),
         pin: bool,
+        compressed: bool = False,
         timeout: int,
     ) -> ExecResult:
         """Imports an archive and gives its images their names: from the name in the archive, or None for a nameless image."""
@@ -388,6 +416,7 @@ class Containerd:
             platform,
             PINNED if pin else "",
             base,
+            "" if compressed else "--local",
             *pairs,
             "--",
             *drop,
@@ -411,12 +440,18 @@ class Containerd:
         self._checked("Removing images", REMOVE, *names)
 
     def collect(self, *, all_transfers: bool = False) -> None:
-        """Frees what no image needs, such as the rest of a broken transfer. Those of others are never touched."""
-        self._run(COLLECT, f"nodeforge-{secrets.token_hex(4)}", "all" if all_transfers and self.started else "", timeout=60)
+        """Frees what no image needs, such as the rest of a broken transfer. Those that others have under way are never touched."""
+        images = parse_images(self._run("ctr images ls").stdout)
+        # CRI names each image by its id, too, but does not take that name away with the others
+        named = {record.digest for name, record in images.items() if not name.startswith("sha256:")}
+        orphans = [name for name, record in images.items() if record.digest not in named]
+        lease = f"nodeforge-{secrets.token_hex(4)}"
+        blob = "sha256:" + hashlib.sha256(lease.encode()).hexdigest()
+        self._run(COLLECT, lease, "all" if all_transfers and self.started else "", blob, *orphans, timeout=60)
 
     def abort(self) -> None:
         """Ends the transfers that this object has under way."""
-        self._run(ABORT, self._mark, timeout=30)
+        self._run(ABORT, self._mark, self._hosts, timeout=30)
 
 
 def log_message(line: str) -> str:

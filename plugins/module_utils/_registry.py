@@ -44,8 +44,7 @@ def check_url(url: str) -> str:
     """A mirror's address, without a slash at its end."""
     try:
         parts = urllib.parse.urlsplit(url)
-        sound = parts.scheme in ("http", "https") and parts.hostname and not (parts.query or parts.fragment)
-        _port = parts.port
+        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not (parts.query or parts.fragment)
     except ValueError:
         sound = False
     if not sound:
@@ -82,6 +81,8 @@ def hosts_toml(urls: c.Sequence[str], headers: c.Mapping[str, str]) -> str:
         lines += [f"[host.{_quoted(url)}]", *("  " + line for line in _settings(url))]
         if url in headers:
             lines += [f"  [host.{_quoted(url)}.header]", f"    Authorization = {_quoted(headers[url])}"]
+    if not others:
+        lines.append("[host]")  # containerd 1.x takes no file without such a table
     return "\n".join(lines) + "\n"
 
 
@@ -193,7 +194,7 @@ _CAUSES: tuple[tuple[str, Cause], ...] = (
         r"\b429 Too Many Requests",
         Cause("it limits requests (429)", True, "wait, give credentials, or use a mirror", patience=4),
     ),
-    (r"\b(5\d\d) [A-Z][A-Za-z ]+", Cause("it has trouble of its own ({0})", True, "try again later or use another mirror")),
+    (r"\b(5\d\d [A-Z][A-Za-z ]+)", Cause("it has trouble of its own ({0})", True, "try again later or use another mirror")),
     (r": not found|\b404 Not Found", Cause("it is not there (404)", False, "correct the reference, or add the image to that registry")),
     (r"no such host", Cause("the name of the host is not known", False, "correct the reference or the mirror, or mend name resolution")),
     (r"connection refused", Cause("the connection was refused", True, "start the registry, or correct the mirror or the reference")),
@@ -205,8 +206,11 @@ _CAUSES: tuple[tuple[str, Cause], ...] = (
         r"x509: (.+)",
         Cause("its certificate is not trusted ({0})", False, "put the authority's certificate into hosts_dir (ca in hosts.toml)"),
     ),
-    (r"server gave HTTP response to HTTPS client", Cause("it speaks plain HTTP", False, "write the mirror's URL with http://")),
-    (r"connection reset|broken pipe|unexpected EOF|\bEOF$|short read|server closed|GOAWAY", Cause("the connection broke off", True, "mend the network or use another mirror")),
+    (r"server gave HTTP response to HTTPS client|does not look like a TLS handshake", Cause("it speaks plain HTTP", False, "write the mirror's URL with http://")),
+    (
+        r"connection reset|broken pipe|unexpected EOF|\bEOF$|short read|server closed|GOAWAY",
+        Cause("the connection broke off", True, "mend the network or use another mirror"),
+    ),
     (
         r"timeout|deadline exceeded|temporary failure in name resolution|server misbehaving",
         Cause("it gave no answer in time", True, "mend the network or use another mirror"),

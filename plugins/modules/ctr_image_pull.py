@@ -54,7 +54,7 @@ options:
     default: []
   archives:
     description:
-      - Image archives on the build host, as C(docker save) or C(make quick-release-images) write them, also compressed by gzip.
+      - Image archives on the build host, as C(docker save) or C(make quick-release-images) write them, and with containerd 2 also compressed by gzip.
       - A list of paths, or of dictionaries with C(path), and optionally C(ref) (the name for the image, necessary if the archive has none)
         and C(sha256) (verified before the import). Or a dictionary of such dictionaries, as RV(nodeforge.kind.kube_make#module:outputs)
         has under C(images).
@@ -69,7 +69,7 @@ options:
     type: str
   mirrors:
     description:
-      - Registry name to list of URLs, such as V({"registry.k8s.io": ["http://127.0.0.1:5000"]}). They are asked in this order.
+      - "Registry name to list of URLs, such as V({\"registry.k8s.io\": [\"http://127.0.0.1:5000\"]}). They are asked in this order."
       - Mirrors replace the registry. It is asked as well only if its own URL is in the list, for example C(https://registry.k8s.io) at
         its end.
       - An address with V(http://) is used without TLS. A path with C(/v2/) in it, such as
@@ -250,7 +250,12 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._image_archive impo
     sha256_of,
     split_platform,
 )
-from ansible_collections.nodeforge.kind.plugins.module_utils._node_image import BadInput, Reference, parse_reference, without_arch
+from ansible_collections.nodeforge.kind.plugins.module_utils._node_image import (
+    BadInput,
+    Reference,
+    parse_reference,
+    without_arch,
+)
 
 # hosts.toml files and certificates: all of them go into each pull.
 MAX_HOSTS_DIR = 4 * 1024 * 1024
@@ -354,7 +359,7 @@ class ImagePuller:
         if not os.path.isdir(directory):
             raise EngineError(f'The hosts_dir "{directory}" is not a directory: name one with the layout of /etc/containerd/certs.d')
         total = 0
-        for parent, _directories, names in os.walk(directory):
+        for parent, __, names in os.walk(directory):
             for name in names:
                 path = os.path.join(parent, name)
                 try:
@@ -432,13 +437,14 @@ class ImagePuller:
                     loose = [ref for ref, record in after.images.items() if not record.pinned]
                     if loose:
                         containerd.pin(loose)
-                        after.images.update({ref: after.images[ref]._replace(pinned=True) for ref in loose})
+                        after = after.pinned(loose)
                 self._fill_cache(containerd)
             except BaseException:
                 containerd.collect(all_transfers=True)
                 raise
-            if any(ref in before.images and before.images[ref].digest != record.digest for ref, record in after.images.items()):
-                containerd.collect()
+            replaced = [ref for ref, record in after.images.items() if ref in before.images and before.images[ref].digest != record.digest]
+            if replaced or any(image.attempts > 1 for image in self.images.values()):
+                containerd.collect(all_transfers=True)
         return self._result(before, after)
 
     def _plan(self, store: Store) -> list[c.Callable[[Containerd], None]]:
@@ -487,11 +493,21 @@ class ImagePuller:
             if archive.sha256 and sha256_of(archive.path) != archive.sha256:
                 raise Failed(f"{doing} failed: its content is not that of its sha256 any more; build it again")
             size = os.path.getsize(archive.path)
+            with open(archive.path, "rb") as file:
+                compressed = file.read(2) == b"\x1f\x8b"
             result = containerd.load(
-                read_chunks(archive.path), size, self.platform, archive.names, drop=archive.drop, pin=self.pin, timeout=self.timeout
+                read_chunks(archive.path),
+                size,
+                self.platform,
+                archive.names,
+                drop=archive.drop,
+                pin=self.pin,
+                compressed=compressed,
+                timeout=self.timeout,
             )
             if result.rc:
-                raise Failed(f"{doing} failed: {self._why(result.rc, result.stderr, 'build it again')}")
+                remedy = "unpack it with gunzip, or use containerd 2 or newer" if compressed else "build it again"
+                raise Failed(f"{doing} failed: {self._why(result.rc, result.stderr, remedy)}")
             self.actions += [f"Imported image {ref} from {archive.path}" for ref in archive.configs]
         except (Failed, EngineError, OSError) as e:
             for ref in archive.configs:
@@ -548,7 +564,8 @@ class ImagePuller:
             error = registry.last_error(result.stderr)
             cause = registry.cause_of(error)
             if result.rc in (124, 137, 143) and time.monotonic() - began >= self.timeout:
-                cause = registry.Cause(f"it took longer than {self.timeout} s", True, "mend the network, use another mirror or raise transfer_timeout", dirty=True)
+                remedy = "mend the network, use another mirror or raise transfer_timeout"
+                cause = registry.Cause(f"it took longer than {self.timeout} s", True, remedy, dirty=True)
             if self._stopping.is_set() or not cause.retry or image.attempts > retries:
                 tries = f" ({image.attempts} tries)" if image.attempts > 1 else ""
                 raise Failed(f'Pulling "{image.ref}" for {self.platform} from {self._blamed(urls, error)} failed{tries}: {cause.text}; {cause.remedy}')

@@ -1,21 +1,24 @@
 # Copyright (c) 2026, nodeforge contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A proxy before a real registry that fails on demand, the way networks and registries do."""
+"""A registry over an OCI image layout that fails on demand, the way registries and networks do; and such a layout."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import dataclasses
-import http.client
+import gzip
+import hashlib
 import http.server
+import io
+import json
+import pathlib
 import re
 import socket
 import struct
+import tarfile
 import threading
-import time
 import typing as t
-import urllib.parse
 
 
 @dataclasses.dataclass
@@ -32,18 +35,21 @@ class Fault:
 
 
 class FaultyRegistry:
-    """with FaultyRegistry("127.0.0.1:5000") as proxy: proxy.faults.append(Fault("status", status=500))"""
+    """with FaultyRegistry(layout) as registry: registry.faults.append(Fault("status", status=500))"""
 
-    def __init__(self, upstream: str) -> None:
-        self.upstream = upstream
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
         self.faults: list[Fault] = []
         self.requests: list[str] = []
+        # transfers of blobs at the same time, at most
+        self.peak = 0
+        self._active = 0
         # user:password; with `bearer`, a token service of its own takes them instead of the registry
         self.credentials: str | None = None
         self.bearer = False
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        proxy = self
+        registry = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -52,14 +58,14 @@ class FaultyRegistry:
                 """Quiet."""
 
             def do_GET(self) -> None:
-                with contextlib.suppress(OSError):
-                    proxy._answer(self)
+                with contextlib.suppress(OSError), registry._counted(self.path):
+                    registry._answer(self)
 
             do_HEAD = do_GET
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
-        self.address = "127.0.0.1:%d" % self.server.server_address[1]
+        self.address = f"127.0.0.1:{self.server.server_address[1]}"
         self.url = f"http://{self.address}"
 
     def __enter__(self) -> FaultyRegistry:
@@ -70,6 +76,17 @@ class FaultyRegistry:
         self._closing.set()
         self.server.shutdown()
         self.server.server_close()
+
+    @contextlib.contextmanager
+    def _counted(self, path: str) -> t.Iterator[None]:
+        with self._lock:
+            self._active += "/blobs/" in path
+            self.peak = max(self.peak, self._active)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._active -= "/blobs/" in path
 
     def _fault(self, method: str, path: str) -> Fault | None:
         with self._lock:
@@ -98,7 +115,7 @@ class FaultyRegistry:
             if self.bearer:
                 challenge = f'Bearer realm="{self.url}/token",service="test"'
             return self._send(request, 401, {"WWW-Authenticate": challenge})
-        return self._forward(request, fault)
+        return self._serve(request, fault)
 
     def _basic(self) -> str:
         return "Basic " + base64.b64encode((self.credentials or "").encode()).decode()
@@ -118,56 +135,113 @@ class FaultyRegistry:
         if request.command != "HEAD":
             request.wfile.write(body)
 
-    def _forward(self, request: t.Any, fault: Fault | None) -> None:
-        connection = http.client.HTTPConnection(self.upstream, timeout=60)
-        headers = {n: request.headers[n] for n in ("Accept", "Range") if n in request.headers}
-        connection.request(request.command, request.path, headers=headers)
-        answer = connection.getresponse()
-        length = int(answer.headers.get("Content-Length") or 0)
-        request.send_response(answer.status)
-        for name in ("Content-Type", "Content-Length", "Content-Range", "Docker-Content-Digest", "Location"):
-            if name in answer.headers:
-                request.send_header(name, answer.headers[name])
+    def _serve(self, request: t.Any, fault: Fault | None) -> None:
+        found = re.fullmatch(r"/v2/(.+)/(manifests|blobs)/([^/?]+)(?:\?.*)?", request.path)
+        blob = self.layout.find(*found.groups()) if found else b"{}" if request.path == "/v2/" else None
+        if blob is None:
+            return self._send(request, 404, {})
+        start = int((request.headers.get("Range") or "bytes=0-")[6:].split("-")[0])
+        headers = {"Content-Length": str(len(blob) - start), "Docker-Content-Digest": digest_of(blob)}
+        if found and found.group(2) == "manifests":
+            headers["Content-Type"] = json.loads(blob)["mediaType"]
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(blob) - 1}/{len(blob)}"
+        request.send_response(206 if start else 200)
+        for name, value in headers.items():
+            request.send_header(name, value)
         request.end_headers()
-        sent = 0
-        while request.command != "HEAD":
-            chunk = answer.read(65536)
-            if not chunk:
-                break
-            if fault and fault.kind in ("reset", "truncate") and sent + len(chunk) > length // 2:
-                request.wfile.flush()
-                if fault.kind == "reset":
-                    # lingering for no time turns close() into a reset
-                    request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                else:
-                    request.connection.shutdown(socket.SHUT_RDWR)
-                request.close_connection = True
-                if fault.kind == "reset":
-                    request.rfile.close()
-                    request.wfile.close()
-                    request.connection.close()
-                break
-            if fault and fault.kind == "corrupt":
-                chunk = bytes(b ^ 0xFF for b in chunk)
-            if fault and fault.kind == "slow":
-                if self._closing.wait(fault.seconds):
-                    break
-            request.wfile.write(chunk)
-            sent += len(chunk)
-        connection.close()
+        if request.command != "HEAD":
+            self._body(request, blob[start:], fault)
+        return None
+
+    def _body(self, request: t.Any, body: bytes, fault: Fault | None) -> None:
+        if fault and fault.kind == "corrupt":
+            body = body[:-1] + bytes([body[-1] ^ 0xFF])
+        if fault and fault.kind == "slow":
+            for byte in range(len(body)):
+                request.wfile.write(body[byte : byte + 1])
+                if self._closing.wait(fault.seconds / len(body)):
+                    return
+            return
+        if fault and fault.kind in ("reset", "truncate"):
+            body = body[: len(body) // 2]
+        request.wfile.write(body)
+        if fault and fault.kind in ("reset", "truncate"):
+            request.wfile.flush()
+            if fault.kind == "reset":
+                # lingering for no time turns the close into a reset
+                request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            request.close_connection = True
 
 
-def main() -> None:
-    """By hand: python faulty_registry.py UPSTREAM KIND PATH TIMES [STATUS]."""
-    import sys
-
-    upstream, kind, path, times, *status = sys.argv[1:]
-    with FaultyRegistry(urllib.parse.urlsplit(upstream).netloc or upstream) as proxy:
-        proxy.faults.append(Fault(kind, path, int(times), int(status[0]) if status else 500))
-        sys.stdout.write(proxy.address + "\n")
-        sys.stdout.flush()
-        time.sleep(3600)
+# images
 
 
-if __name__ == "__main__":
-    main()
+INDEX = "application/vnd.oci.image.index.v1+json"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
+
+def digest_of(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+class Layout:
+    """An OCI image layout on disk."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+        (path / "blobs" / "sha256").mkdir(parents=True)
+        (path / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+        self.names: dict[str, str] = {}
+
+    def blob(self, content: bytes) -> dict[str, t.Any]:
+        digest = digest_of(content)
+        (self.path / "blobs" / "sha256" / digest[7:]).write_bytes(content)
+        return {"digest": digest, "size": len(content)}
+
+    def find(self, repository: str, kind: str, name: str) -> bytes | None:
+        """As a registry asks: by tag or by digest."""
+        digest = name if name.startswith("sha256:") else self.names.get(f"{repository}:{name}")
+        path = self.path / "blobs" / "sha256" / (digest or "none")[7:]
+        return path.read_bytes() if path.is_file() else None
+
+    def add(self, reference: str, platforms: t.Sequence[str], layers: t.Sequence[bytes], index: bool | None = None) -> str:
+        """An image with these layers (as tar), for one platform or, by an index, for several. Returns its digest."""
+        manifests = []
+        for platform in platforms:
+            os_name, arch = platform.split("/")
+            # no two platforms have all layers in common
+            own = [*layers, layers[-1] + arch.encode().ljust(512, b"\0")]
+            config = {"os": os_name, "architecture": arch, "config": {}, "rootfs": {"type": "layers", "diff_ids": [digest_of(x) for x in own]}}
+            described = [{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", **self.blob(gzip.compress(x, 1, mtime=0))} for x in own]
+            manifest = {
+                "schemaVersion": 2,
+                "mediaType": MANIFEST,
+                "config": {"mediaType": "application/vnd.oci.image.config.v1+json", **self.blob(json.dumps(config).encode())},
+                "layers": described,
+            }
+            platform_of = {"os": os_name, "architecture": arch}
+            manifests.append({"mediaType": MANIFEST, **self.blob(json.dumps(manifest).encode()), "platform": platform_of})
+        top = manifests[0]
+        if index or (index is None and len(manifests) > 1):
+            document = {"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}
+            top = {"mediaType": INDEX, **self.blob(json.dumps(document).encode())}
+        self.names[reference.partition("/")[2]] = top["digest"]
+        return top["digest"]
+
+    def archive(self, reference: str, annotations: dict[str, str]) -> bytes:
+        """One image as an OCI archive, with all blobs of the layout."""
+        digest = self.names[reference.partition("/")[2]]
+        media = json.loads((self.path / "blobs" / "sha256" / digest[7:]).read_bytes())["mediaType"]
+        size = (self.path / "blobs" / "sha256" / digest[7:]).stat().st_size
+        manifests = [{"mediaType": media, "digest": digest, "size": size, "annotations": annotations}]
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            index = json.dumps({"schemaVersion": 2, "manifests": manifests}).encode()
+            files = {"oci-layout": b'{"imageLayoutVersion":"1.0.0"}', "index.json": index}
+            files.update({f"blobs/sha256/{path.name}": path.read_bytes() for path in (self.path / "blobs" / "sha256").iterdir()})
+            for name, content in files.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+        return buffer.getvalue()

@@ -1,0 +1,776 @@
+# Copyright (c) 2026, nodeforge contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""ctr_image_pull against real containerds in real containers, and a registry that fails on demand."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import tarfile
+import threading
+import time
+import typing as t
+
+import docker
+import pytest
+import small_base
+from faulty_registry import Fault, FaultyRegistry, Layout
+from small_base import ARCH, FOREIGN, PLATFORM
+
+PREFIX = f"nodeforge-test-e{os.getpid()}"
+TOOLS = "chmod cp find grep ln ls mv rmdir sed tail tar tr"
+ETCD, PAUSE, FOREIGN_ONLY, HUB = (
+    "registry.k8s.io/etcd:3.7.0-0",
+    "registry.k8s.io/pause:3.10",
+    "registry.k8s.io/foreign:1",
+    "docker.io/library/tool:latest",
+)
+KUBE_PROXY = "registry.k8s.io/kube-proxy:v1.37.2"
+PIN = "io.cri-containerd.pinned=pinned"
+Args = dict[str, t.Any]
+
+
+# what is tested: a container whose containerd is at least version 2, and one with this host's own where that is older
+
+
+def version_of(containerd: str) -> tuple[int, ...]:
+    words = subprocess.run([containerd, "--version"], capture_output=True, text=True, check=True).stdout.split()
+    return tuple(int(n) for n in re.findall(r"\d+", words[2])[:2])
+
+
+def new_containerd() -> pathlib.Path:
+    """The directory of containerd and ctr, version 2 or newer: this host's, or those of Debian's packages, kept for the next run."""
+    mine = shutil.which("containerd")
+    if mine and version_of(mine) >= (2, 0):
+        return pathlib.Path(mine).parent
+    kept = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "nodeforge" / "tests" / f"containerd-{ARCH}"
+    if (kept / "usr" / "bin" / "ctr").exists():
+        return kept / "usr" / "bin"
+    work = kept.with_name(kept.name + ".new")
+    shutil.rmtree(work, ignore_errors=True)
+    for directory in ("lists/partial", "cache/archives/partial"):
+        (work / "apt" / directory).mkdir(parents=True)
+
+    def run(*command: str) -> str:
+        return subprocess.run(command, cwd=work / "apt", check=True, text=True, stdout=subprocess.PIPE).stdout
+
+    # the mirror is the one that this host uses
+    targets = run("apt-get", "indextargets", "--format", "$(ORIGIN) $(REPO_URI)", "Created-By: Packages").split("\n")
+    mirror = next(target.split()[1] for target in targets if target.startswith("Debian ") and "security" not in target)
+    (work / "apt" / "sources").write_text(f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} sid main\n")
+    options = ["-o", "Dir::Etc::sourceparts=-", "-o", f"Dir::Etc::sourcelist={work}/apt/sources", "-o", "APT::Sandbox::User="]
+    options += ["-o", f"Dir::State::Lists={work}/apt/lists", "-o", f"Dir::Cache={work}/apt/cache", "-o", "Acquire::Languages=none"]
+    run("apt-get", *options, "-qq", "update")
+    run("apt-get", *options, "-qq", "download", "containerd")
+    (package,) = (work / "apt").glob("containerd_*.deb")
+    run("dpkg", "-x", str(package), str(work))
+    shutil.rmtree(work / "apt")
+    shutil.rmtree(kept, ignore_errors=True)
+    work.rename(kept)
+    return kept / "usr" / "bin"
+
+
+@pytest.fixture(scope="session")
+def client() -> t.Iterator[docker.DockerClient]:
+    client = docker.from_env()
+    yield client
+    small_base.remove_all(client, PREFIX)
+    client.close()
+
+
+def make_base(client: docker.DockerClient, name: str, binaries: pathlib.Path | None) -> str:
+    more = f"{binaries / 'containerd'} {binaries / 'ctr'}" if binaries else ""
+    tree: small_base.Tree = {**small_base.host_tools(f"{TOOLS} {more}"), "var": 0o755, "var/run": "/run"}
+    tree.update({"etc/containerd": 0o755, "etc/containerd/config.toml": (small_base.CONTAINERD_CONFIG.encode(), 0o644)})
+    return small_base.load(client, f"{PREFIX}:{name}", tree)
+
+
+@pytest.fixture(scope="session")
+def base(client: docker.DockerClient) -> str:
+    return make_base(client, "base", new_containerd())
+
+
+@pytest.fixture(scope="session")
+def old_base(client: docker.DockerClient) -> str:
+    mine = shutil.which("containerd")
+    if not mine or version_of(mine) >= (2, 0):
+        pytest.skip("this host has no containerd 1.x")
+    return make_base(client, "old", pathlib.Path(mine).parent)
+
+
+class Node:
+    """A container, and a look into its containerd that is independent of the module."""
+
+    def __init__(self, container: t.Any) -> None:
+        self.container = container
+        self.name: str = container.name
+
+    def run(self, *command: str, check: bool = True) -> str:
+        ended = self.container.exec_run(list(command), demux=True)
+        assert not check or ended.exit_code == 0, (command, ended)
+        return (ended.output[0] or b"").decode()
+
+    def processes(self) -> list[str]:
+        """Those of this container, by their command lines."""
+        return [" ".join(process[-1:]) for process in self.container.top(ps_args="-eo pid,args")["Processes"]]
+
+    @contextlib.contextmanager
+    def containerd(self) -> t.Iterator[None]:
+        self.container.exec_run(["containerd"], detach=True)
+        for _ in range(200):
+            if self.container.exec_run(["ctr", "version"]).exit_code == 0:
+                break
+            time.sleep(0.05)
+        yield
+        self.run("sh", "-c", 'for p in /proc/[0-9]*; do grep -q "^containerd$" $p/comm && kill ${p#/proc/}; done; exit 0')
+        while any(process.startswith("containerd") for process in self.processes()):
+            time.sleep(0.05)
+        self.run("rm", "-rf", "/run/containerd", "/run/nri")
+
+    def ctr(self, *command: str, check: bool = True) -> str:
+        return self.run("ctr", "-n", "k8s.io", *command, check=check)
+
+    def images(self) -> dict[str, bool]:
+        """Name to pinned or not; without the names that CRI makes by itself."""
+        lines = self.ctr("images", "ls").splitlines()[1:]
+        return {line.split()[0]: PIN in line for line in lines if not line.startswith("sha256:")}
+
+    def leftovers(self) -> list[str]:
+        """What neither a node nor the next run should find."""
+        found = [p for p in self.processes() if "sleep 3600" not in p]
+        return found + self.run("find", "/run", "/tmp", "-mindepth", "1").split()
+
+
+@pytest.fixture
+def start(client: docker.DockerClient) -> t.Iterator[t.Callable[..., Node]]:
+    nodes = []
+
+    def begin(image: str, **options: t.Any) -> Node:
+        options = {"tmpfs": {"/run": "", "/tmp": ""}, "network_mode": "host", **options}
+        nodes.append(Node(client.containers.run(image, ["sleep", "3600"], name=f"{PREFIX}-{len(nodes)}", detach=True, **options)))
+        return nodes[-1]
+
+    yield begin
+    for node in nodes:
+        node.container.remove(force=True, v=True)
+
+
+@pytest.fixture
+def node(start: t.Callable[..., Node], base: str) -> Node:
+    return start(base)
+
+
+def layer(seed: int, size: int = 20000) -> bytes:
+    return small_base.layer({f"file-{seed}": (bytes((seed * i * i) % 251 for i in range(size)), 0o644)})
+
+
+@pytest.fixture(scope="session")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    layout = Layout(tmp_path_factory.mktemp("layout") / "images")
+    layout.add(ETCD, [PLATFORM, f"linux/{FOREIGN}"], [layer(1), layer(2)])
+    layout.add(PAUSE, [PLATFORM], [layer(3)])
+    layout.add(FOREIGN_ONLY, [f"linux/{FOREIGN}"], [layer(4)])
+    layout.add("registry.k8s.io/foreign-index:1", [f"linux/{FOREIGN}"], [layer(4)], index=True)
+    layout.add(HUB, [PLATFORM], [layer(5)])
+    for n in range(6):
+        layout.add(f"registry.k8s.io/many-{n}:1", [PLATFORM], [layer(10 + n)])
+    return layout
+
+
+@pytest.fixture
+def registry(layout: Layout) -> t.Iterator[FaultyRegistry]:
+    with FaultyRegistry(layout) as registry:
+        yield registry
+
+
+def mirrors(registry: FaultyRegistry) -> dict[str, list[str]]:
+    return {"registry.k8s.io": [registry.url], "docker.io": [registry.url]}
+
+
+@pytest.fixture
+def archive(tmp_path: pathlib.Path) -> t.Callable[..., str]:
+    """Writes a docker archive and returns its path."""
+
+    def write(reference: str | None, seed: int = 7, arch: str = ARCH, name: str = "image.tar") -> str:
+        content = layer(seed)
+        config = small_base.image_config(content, arch, {})
+        manifest = [{"Config": "config.json", "RepoTags": [reference] if reference else None, "Layers": ["layer.tar"]}]
+        path = tmp_path / name
+        path.write_bytes(
+            small_base.layer(
+                {"config.json": (config, 0o644), "layer.tar": (content, 0o644), "manifest.json": (json.dumps(manifest).encode(), 0o644)}
+            )
+        )
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def pull(run_module: t.Callable[..., t.Any], node: Node, registry: FaultyRegistry) -> t.Callable[..., t.Any]:
+    """Runs the module on the node; after each run nothing of it may be left there."""
+
+    def run(check: bool = False, diff: bool = False, **args: t.Any) -> t.Any:
+        args = {"container": node.name, "retry_delay": 0.05, **args}
+        if "mirrors" not in args and "hosts_dir" not in args:
+            args["mirrors"] = mirrors(registry)
+        result = run_module("ctr_image_pull", args, check=check, diff=diff)
+        assert node.leftovers() == []
+        return result
+
+    return run
+
+
+def actions(result: t.Any) -> dict[str, str]:
+    return {image["ref"]: image["action"] for image in result["images"]}
+
+
+# the main thing
+
+
+def test_everything_comes_once(pull: t.Any, node: Node, archive: t.Any, layout: Layout) -> None:
+    args = {
+        "images": [ETCD, PAUSE, "tool", KUBE_PROXY],
+        "archives": {"kube-proxy": {"path": archive(f"registry.k8s.io/kube-proxy-{ARCH}:v1.37.2"), "ref": f"registry.k8s.io/kube-proxy-{ARCH}:v1.37.2"}},
+    }
+    come = {ETCD: "pulled", PAUSE: "pulled", HUB: "pulled", KUBE_PROXY: "imported"}
+    changes = [change["Path"] for change in node.container.diff() or []]
+
+    predicted = pull(check=True, diff=True, **args)
+    assert predicted["changed"] and actions(predicted) == come
+    assert predicted["diff"]["before"] == {"images": {}}
+    assert predicted["diff"]["after"]["images"] == {ref: {"digest": "unknown", "pinned": True} for ref in come}
+    assert [change["Path"] for change in node.container.diff() or []] == changes
+
+    first = pull(diff=True, **args)
+    assert first["changed"] and actions(first) == come
+    assert sorted(first["actions"]) == sorted(
+        [*(f"Pulled image {ref}" for ref in (ETCD, PAUSE, HUB)), f"Imported image {KUBE_PROXY} from {args['archives']['kube-proxy']['path']}"]
+    )
+    by_ref = {image["ref"]: image for image in first["images"]}
+    assert by_ref[ETCD]["digest"] == layout.names["etcd:3.7.0-0"]
+    assert by_ref[ETCD]["attempts"] == 1
+    # both layers, configuration, manifest and index, of one platform
+    assert 1000 < by_ref[ETCD]["size"] < 100000
+    assert first["diff"]["after"]["images"] == {i["ref"]: {"digest": i["digest"], "pinned": True} for i in first["images"]}
+    with node.containerd():
+        assert node.images() == dict.fromkeys(come, True)
+        complete = [line for line in node.ctr("images", "check").splitlines()[1:] if "complete (" in line]
+        assert len([line for line in complete if not line.startswith("sha256:")]) == len(come)
+
+    for check in (True, False):
+        again = pull(check=check, diff=True, **args)
+        assert not again["changed"] and set(actions(again).values()) == {"present"} and again["actions"] == []
+        assert again["diff"]["before"] == again["diff"]["after"] == first["diff"]["after"]
+        assert [image["digest"] for image in again["images"]] == [image["digest"] for image in first["images"]]
+
+
+def test_nothing_to_do_is_nothing(pull: t.Any) -> None:
+    result = pull()
+    assert not result["changed"] and result["images"] == []
+
+
+def test_missing_pins_are_a_change_of_their_own(pull: t.Any, node: Node) -> None:
+    assert pull(images=[ETCD, PAUSE], pin=False)["changed"]
+    with node.containerd():
+        assert node.images() == {ETCD: False, PAUSE: False}
+    assert not pull(images=[ETCD, PAUSE], pin=False)["changed"]
+    predicted = pull(check=True, images=[ETCD, PAUSE])
+    assert predicted["changed"] and predicted["actions"] == [f"Would pin image {ETCD}", f"Would pin image {PAUSE}"]
+    result = pull(images=[ETCD, PAUSE])
+    assert result["changed"] and set(actions(result).values()) == {"present"}
+    assert result["actions"] == [f"Pinned image {ETCD}", f"Pinned image {PAUSE}"]
+    assert not pull(images=[ETCD, PAUSE])["changed"]
+
+
+def test_a_damaged_image_is_completed(pull: t.Any, node: Node, layout: Layout) -> None:
+    pull(images=[PAUSE])
+    manifest = json.loads(layout.find("pause", "manifests", "3.10") or b"")
+    with node.containerd():
+        node.ctr("content", "rm", manifest["layers"][0]["digest"])
+    assert actions(pull(check=True, images=[PAUSE])) == {PAUSE: "pulled"}
+    assert actions(pull(images=[PAUSE])) == {PAUSE: "pulled"}
+    assert not pull(images=[PAUSE])["changed"]
+
+
+def test_a_name_with_tag_and_digest(pull: t.Any, node: Node, layout: Layout) -> None:
+    digest = layout.names["pause:3.10"]
+    result = pull(images=[f"{PAUSE}@{digest}"])
+    assert actions(result) == {f"registry.k8s.io/pause@{digest}": "pulled"}
+    assert not pull(images=[f"{PAUSE}@{digest}"])["changed"]
+
+
+def test_a_running_containerd_stays(run_module: t.Any, node: Node, registry: FaultyRegistry) -> None:
+    with node.containerd():
+        for changed in (True, False):
+            for check in (True, False):
+                result = run_module("ctr_image_pull", {"container": node.name, "images": [PAUSE], "mirrors": mirrors(registry)}, check=check)
+                assert result["changed"] == changed, result
+        assert node.images() == {PAUSE: True}
+        assert [p for p in node.processes() if p.startswith("containerd")] == ["containerd"]
+        assert node.run("ls", "/run").split() == ["containerd", "nri"]
+
+
+def test_an_older_containerd_does(run_module: t.Any, start: t.Any, old_base: str, registry: FaultyRegistry, archive: t.Any, tmp_path: pathlib.Path) -> None:
+    node = start(old_base)
+    args = {
+        "container": node.name,
+        "images": [ETCD, KUBE_PROXY],
+        "archives": [archive(f"registry.k8s.io/kube-proxy-{ARCH}:v1.37.2"), {"path": archive(None, 8, name="b.tar"), "ref": "example.com/b:1"}],
+        "mirrors": mirrors(registry),
+        "cache_dir": str(tmp_path / "cache"),
+    }
+    for check, changed in ((True, True), (False, True), (True, False), (False, False)):
+        result = run_module("ctr_image_pull", args, check=check)
+        assert result.get("changed") == changed, result
+        assert node.leftovers() == []
+    with node.containerd():
+        assert node.images() == {ETCD: True, KUBE_PROXY: True, "example.com/b:1": True}
+    other = start(old_base, network_mode="none")
+    assert actions(run_module("ctr_image_pull", {**args, "container": other.name}))[ETCD] == "cached"
+
+
+def test_images_come_side_by_side(pull: t.Any, registry: FaultyRegistry) -> None:
+    registry.faults.append(Fault("slow", times=-1, seconds=0.7))
+    pull(images=[f"registry.k8s.io/many-{n}:1" for n in range(6)], concurrency=6)
+    # each image has two blobs
+    assert registry.peak > 4
+
+
+# archives
+
+
+def test_archives_of_all_kinds(pull: t.Any, node: Node, archive: t.Any, layout: Layout, tmp_path: pathlib.Path) -> None:
+    named = tmp_path / "oci.tar"
+    named.write_bytes(layout.archive(PAUSE, {"io.containerd.image.name": "example.com/oci:1"}))
+    nameless = tmp_path / "nameless.tar"
+    nameless.write_bytes(layout.archive(ETCD, {"org.opencontainers.image.ref.name": "latest"}))
+    packed = tmp_path / "packed.tar.gz"
+    packed.write_bytes(gzip.compress(pathlib.Path(archive("example.com/packed:1", 21)).read_bytes()))
+    args = {
+        "archives": [
+            str(named),
+            {"path": str(nameless), "ref": "example.com/nameless:1"},
+            str(packed),
+            {"path": archive(None, 22, name="a.tar"), "ref": f"example.com/docker-nameless-{ARCH}:1"},
+            {"path": archive("example.com/renamed:0", 23, name="b.tar"), "ref": "example.com/renamed:1"},
+            archive(f"example.com/kept-{ARCH}:1", 24, name="c.tar"),
+        ],
+        "images": [f"example.com/kept-{ARCH}:1"],
+    }
+    names = [f"example.com/kept-{ARCH}:1", *(f"example.com/{n}:1" for n in ("oci", "nameless", "packed", "docker-nameless", "renamed"))]
+    result = pull(**args)
+    assert actions(result) == dict.fromkeys(names, "imported")
+    with node.containerd():
+        assert node.images() == dict.fromkeys(names, True)
+    assert not pull(check=True, **args)["changed"]
+    assert not pull(**args)["changed"]
+
+
+def test_a_rebuilt_archive_replaces_its_image(pull: t.Any, node: Node, archive: t.Any) -> None:
+    old = pull(archives=[archive(KUBE_PROXY, 30)])["images"][0]
+    with node.containerd():
+        blobs = set(node.ctr("content", "ls", "-q").split())
+    path = archive(KUBE_PROXY, 31)
+    assert actions(pull(check=True, archives=[path])) == {KUBE_PROXY: "imported"}
+    new = pull(archives=[path])["images"][0]
+    assert new["digest"] != old["digest"]
+    with node.containerd():
+        assert node.images() == {KUBE_PROXY: True}
+        # what the old one had is gone: it would be committed
+        assert not blobs & set(node.ctr("content", "ls", "-q").split())
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        ({"archives": ["/nowhere/x.tar"]}, 'The image archive "/nowhere/x.tar" cannot be read: No such file or directory; build it again or correct its path'),
+        ({"archives": [3]}, "archives holds 3: give paths"),
+        ({"images": ["UPPER:1"]}, 'The image "UPPER:1" has upper-case letters'),
+        ({"images": ["a:b:c"]}, 'The image "a:b:c" is not an image reference'),
+        ({"images": [PAUSE], "platform": "amd64"}, 'The platform "amd64" is not one of Linux: write it like linux/amd64'),
+        ({"images": [PAUSE], "mirrors": {"registry.k8s.io": ["127.0.0.1:5000"]}}, 'The mirror "127.0.0.1:5000" is not a URL'),
+        ({"images": [PAUSE], "mirrors": {"registry.k8s.io": ["http://u:hidden@x:5000"]}}, 'The mirror at "x" has credentials in its URL'),
+        ({"images": [PAUSE], "mirrors": {"registry.k8s.io": []}}, 'The mirrors of "registry.k8s.io" are not a list of URLs'),
+        ({"images": [PAUSE], "hosts_dir": "/nowhere"}, 'The hosts_dir "/nowhere" is not a directory'),
+        ({"images": [PAUSE], "cache_dir": "/proc/x"}, 'The cache_dir "/proc/x" cannot be used'),
+        ({"images": [PAUSE], "retries": -1}, "retries is -1: it must be at least 0"),
+    ],
+)
+def test_bad_input(pull: t.Any, args: Args, text: str) -> None:
+    result = pull(**args)
+    assert result.failed and text in result["msg"] and "hidden" not in json.dumps(result), result
+
+
+def test_bad_archives(pull: t.Any, node: Node, archive: t.Any, tmp_path: pathlib.Path) -> None:
+    good = archive("example.com/a:1")
+    (tmp_path / "text.tar").write_text("not a tar")
+    with tarfile.open(tmp_path / "other.tar", "w") as other:
+        other.addfile(tarfile.TarInfo("x"), io.BytesIO())
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(pathlib.Path(good).read_bytes()[:15000])
+    cases: list[tuple[t.Any, str]] = [
+        (str(tmp_path / "text.tar"), 'text.tar" is no whole tar archive'),
+        (str(tmp_path / "other.tar"), 'other.tar" is no image archive'),
+        (str(cut), 'cut.tar" is no'),
+        ({"path": good, "sha256": "0" * 64}, 'Importing the image archive "' + good + '" failed: its content is not that of its sha256 any more'),
+        (archive(None, name="n.tar"), 'n.tar" has an image without a name: give it one with ref'),
+        (archive("example.com/f:1", arch=FOREIGN, name="f.tar"), f'f.tar" is for linux/{FOREIGN}, not for {PLATFORM}: build it for that platform'),
+    ]
+    for entry, text in cases:
+        result = pull(archives=[entry])
+        assert result.failed and text in result["msg"], (text, result)
+    with node.containerd():
+        assert node.images() == {}
+
+
+# platforms
+
+
+def test_a_foreign_platform(pull: t.Any, node: Node) -> None:
+    args = {"images": [ETCD, FOREIGN_ONLY], "platform": f"linux/{FOREIGN}"}
+    assert pull(**args)["changed"]
+    assert not pull(**args)["changed"]
+    # the same names for another platform: what is missing comes, too
+    assert actions(pull(check=True, images=[ETCD])) == {ETCD: "pulled"}
+    assert pull(images=[ETCD])["changed"]
+
+
+@pytest.mark.parametrize("ref", [FOREIGN_ONLY, "registry.k8s.io/foreign-index:1"])
+def test_an_image_for_other_platforms_only(pull: t.Any, node: Node, ref: str) -> None:
+    result = pull(images=[PAUSE, ref])
+    assert result.failed and f'"{ref}"' in result["msg"] and PLATFORM in result["msg"] and "platform" in result["msg"], result
+    assert actions(result) == {PAUSE: "pulled", ref: "failed"}
+    with node.containerd():
+        assert node.images() == {PAUSE: True}
+
+
+# registries that fail
+
+PASSING = [
+    Fault("status", "/manifests/", 4, 500, method="*"),
+    Fault("status", times=4, status=503),
+    Fault("status", "/manifests/", 8, 429, {"Retry-After": "1"}, method="*"),
+    Fault("reset", times=2),
+    Fault("truncate", times=9),
+    Fault("corrupt", times=2),
+    Fault("corrupt", "/manifests/sha256", 1),
+    Fault("hang", times=1),
+]
+
+
+@pytest.mark.parametrize("fault", PASSING, ids=lambda fault: f"{fault.kind}-{fault.status}-{fault.path}")
+def test_trouble_that_passes(pull: t.Any, node: Node, registry: FaultyRegistry, fault: Fault) -> None:
+    registry.faults.append(Fault(**vars(fault)))
+    result = pull(images=[PAUSE], transfer_timeout=3)
+    assert not result.failed, (result, registry.requests)
+    # containerd itself goes on after some of them
+    assert result["images"][0]["attempts"] > (0 if fault.kind in ("reset", "truncate") else 1)
+    assert registry.faults[0].times < fault.times
+    with node.containerd():
+        assert node.images() == {PAUSE: True}
+        assert node.ctr("content", "active").splitlines()[1:] == []
+        assert node.ctr("leases", "ls", "-q") == ""
+
+
+LASTING = [
+    (Fault("status", "/manifests/", status=500, method="*"), "failed (2 tries): it has trouble of its own (500 Internal Server Error)", 2),
+    (Fault("status", status=429), "failed (2 tries): it limits requests (429); wait, give credentials, or use a mirror", 2),
+    (Fault("status", "/manifests/", status=401, method="*"), "failed: it wants credentials (401); give or correct them in credentials", 1),
+    (Fault("status", "/manifests/", status=403, method="*"), "failed: access is denied (403)", 1),
+    (Fault("status", "/manifests/", status=404, method="*"), "failed: it is not there (404); correct the reference", 1),
+    (Fault("status", status=404), "failed: it is not there (404)", 1),
+    (Fault("reset"), "failed (2 tries): the connection broke off; mend the network or use another mirror", 2),
+    (Fault("truncate"), "failed (2 tries): the connection broke off", 2),
+    (Fault("corrupt"), "failed (2 tries): what it sent does not match the digest; the registry or a proxy on the way alters images", 2),
+    (Fault("hang"), "failed (2 tries): it took longer than 2 s; mend the network, use another mirror or raise transfer_timeout", 2),
+]
+
+
+@pytest.mark.parametrize(("fault", "text", "attempts"), LASTING, ids=[f"{f.kind}-{f.status}-{f.path}" for f, _text, _attempts in LASTING])
+def test_trouble_that_lasts(pull: t.Any, node: Node, registry: FaultyRegistry, fault: Fault, text: str, attempts: int) -> None:
+    registry.faults.append(Fault(**{**vars(fault), "times": -1}))
+    result = pull(images=[PAUSE], retries=1, transfer_timeout=2)
+    assert result.failed and f'Pulling "{PAUSE}" for {PLATFORM} from {registry.address} {text}' in result["msg"], result
+    assert actions(result) == {PAUSE: "failed"} and result["images"][0]["attempts"] == attempts
+    with node.containerd():
+        assert node.images() == {}
+        assert node.ctr("content", "active").splitlines()[1:] == []
+        assert node.ctr("leases", "ls", "-q") == ""
+        assert node.ctr("content", "ls", "-q") == ""
+    registry.faults.clear()
+    assert actions(pull(images=[PAUSE])) == {PAUSE: "pulled"}
+
+
+def test_one_failure_does_not_hide_what_came(pull: t.Any, node: Node) -> None:
+    refs = [PAUSE, "registry.k8s.io/no:1", "registry.k8s.io/no:2"]
+    result = pull(images=refs)
+    assert result.failed and 'Pulling "registry.k8s.io/no:1"' in result["msg"] and result["msg"].endswith("(and 1 more, see images)"), result
+    assert [image["action"] for image in result["images"]] == ["pulled", "failed", "failed"]
+    assert 'Pulling "registry.k8s.io/no:2"' in result["images"][2]["msg"]
+    with node.containerd():
+        assert node.images() == {PAUSE: True}
+
+
+def test_hosts_that_cannot_be_reached(pull: t.Any) -> None:
+    result = pull(images=[PAUSE], mirrors={"registry.k8s.io": ["http://127.0.0.1:1"]}, retries=0)
+    assert f'Pulling "{PAUSE}" for {PLATFORM} from 127.0.0.1:1 failed: the connection was refused; start the registry' in result["msg"]
+    result = pull(images=[PAUSE], mirrors={"registry.k8s.io": ["http://nodeforge.invalid"]}, retries=0)
+    assert "from nodeforge.invalid failed: " in result["msg"] and ("name of the host is not known" in result["msg"] or "no answer" in result["msg"])
+
+
+def test_tls_where_there_is_none(pull: t.Any, registry: FaultyRegistry) -> None:
+    result = pull(images=[PAUSE], mirrors={"registry.k8s.io": [registry.url.replace("http:", "https:")]})
+    assert f"from {registry.address} failed: it speaks plain HTTP; write the mirror's URL with http://" in result["msg"], result
+
+
+def test_the_second_mirror_steps_in(pull: t.Any, registry: FaultyRegistry) -> None:
+    assert pull(images=[PAUSE], mirrors={"registry.k8s.io": ["http://127.0.0.1:1", registry.url]})["changed"]
+    result = pull(images=[ETCD], mirrors={"registry.k8s.io": [registry.url, "http://127.0.0.1:1"]}, retries=0)
+    assert result["changed"]
+    registry.faults.append(Fault("status", "/manifests/", -1, 404, method="*"))
+    result = pull(images=["tool"], mirrors={"docker.io": ["http://127.0.0.1:1", registry.url]})
+    assert f"from 127.0.0.1:1, {registry.address} failed: it is not there (404)" in result["msg"]
+
+
+def test_hosts_dir(pull: t.Any, registry: FaultyRegistry, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "certs.d" / "registry.k8s.io").mkdir(parents=True)
+    (tmp_path / "certs.d" / "registry.k8s.io" / "hosts.toml").write_text(f'server = "{registry.url}"\n')
+    assert actions(pull(images=[PAUSE], hosts_dir=str(tmp_path / "certs.d"))) == {PAUSE: "pulled"}
+    result = pull(images=["registry.k8s.io/no:1"], hosts_dir=str(tmp_path / "certs.d"))
+    assert f'Pulling "registry.k8s.io/no:1" for {PLATFORM} from the hosts of hosts_dir failed: it is not there (404)' in result["msg"], result
+
+
+# credentials
+
+SECRET = "s3cret-word"
+
+
+@contextlib.contextmanager
+def watched() -> t.Iterator[list[str]]:
+    """Collects all command lines and environments of this machine that hold the secret, while it lasts."""
+    found: list[str] = []
+    end = threading.Event()
+    encoded = [word.encode() for word in (SECRET, "dXNlcjpzM2NyZXQtd29yZA")]
+
+    def watch() -> None:
+        while not end.is_set():
+            for process in pathlib.Path("/proc").glob("[0-9]*"):
+                for name in ("cmdline", "environ"):
+                    with contextlib.suppress(OSError):
+                        content = (process / name).read_bytes()
+                        if any(word in content for word in encoded):
+                            found.append(content.decode(errors="replace"))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield found
+    end.set()
+    thread.join()
+
+
+@pytest.mark.parametrize("bearer", [False, True], ids=["basic", "bearer"])
+def test_credentials(pull: t.Any, node: Node, registry: FaultyRegistry, bearer: bool) -> None:
+    registry.credentials, registry.bearer = f"user:{SECRET}", bearer
+    registry.faults.append(Fault("slow", times=1, seconds=1))
+    result = pull(images=[PAUSE])
+    assert result.failed and "it wants credentials (401)" in result["msg"]
+    wrong = [{"registry": registry.address, "username": "user", "password": "wr0ng"}]
+    result = pull(images=[PAUSE], credentials=wrong)
+    assert result.failed and ("refused the credentials" in result["msg"] if bearer else "(401)" in result["msg"]), result
+    with watched() as seen:
+        result = pull(images=[PAUSE], credentials=[{"registry": registry.address, "username": "user", "password": SECRET}])
+    assert actions(result) == {PAUSE: "pulled"}, result
+    assert seen == []
+    told = json.dumps(result) + json.dumps(node.container.attrs)
+    for word in (SECRET, "dXNlcjpzM2NyZXQtd29yZA", "token-"):
+        assert word not in told
+        # neither in a file nor in a database of the container
+        assert node.run("grep", "-r", "-l", word, "/run", "/tmp", "/var", "/etc", check=False) == ""
+
+
+def test_credentials_go_to_their_host_only(pull: t.Any, registry: FaultyRegistry) -> None:
+    registry.credentials = f"user:{SECRET}"
+    result = pull(images=[PAUSE], credentials=[{"registry": "registry.k8s.io", "username": "user", "password": SECRET}])
+    assert result.failed and "(401)" in result["msg"]
+
+
+# the cache
+
+
+def test_the_cache_replaces_the_network(pull: t.Any, run_module: t.Any, start: t.Any, base: str, layout: Layout, tmp_path: pathlib.Path) -> None:
+    cache = tmp_path / "a" / "cache"
+    args = {"images": [ETCD, PAUSE], "cache_dir": str(cache)}
+    assert actions(pull(check=True, **args)) == {ETCD: "pulled", PAUSE: "pulled"}
+    assert not cache.exists()
+    online = pull(**args)
+    assert actions(online) == {ETCD: "pulled", PAUSE: "pulled"} and "warnings" not in online
+    assert not [path for path in cache.rglob("*") if path.name.startswith(".new")]
+    assert {json.dumps(m["annotations"]) for m in json.loads((cache / "index.json").read_text())["manifests"]}
+    assert not pull(**args)["changed"]
+
+    other = start(base, network_mode="none")
+    offline = {**args, "container": other.name, "mirrors": {"registry.k8s.io": ["http://127.0.0.1:1"]}, "retries": 0}
+    for check in (True, False):
+        result = run_module("ctr_image_pull", offline, check=check)
+        assert actions(result) == {ETCD: "cached", PAUSE: "cached"}, result
+    # the very same images as from the registry, index and all
+    assert [image["digest"] for image in result["images"]] == [image["digest"] for image in online["images"]]
+    assert [image["size"] for image in result["images"]] == [image["size"] for image in online["images"]]
+    with other.containerd():
+        assert other.images() == {ETCD: True, PAUSE: True}
+    assert not run_module("ctr_image_pull", offline)["changed"]
+    assert other.leftovers() == []
+
+    # damaged on disk, with its size kept: dropped and pulled anew
+    manifest = json.loads(layout.find("pause", "manifests", "3.10") or b"")
+    blob = cache / "blobs" / "sha256" / manifest["layers"][0]["digest"][7:]
+    content = blob.read_bytes()
+    blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    third = start(base)
+    result = run_module("ctr_image_pull", {**offline, "container": third.name})
+    assert result.failed and actions(result) == {ETCD: "cached", PAUSE: "failed"}
+    assert not blob.exists()
+    result = run_module("ctr_image_pull", {**offline, "container": third.name, "mirrors": {}, "images": [ETCD]})
+    assert not result["changed"]
+    with FaultyRegistry(layout) as registry:
+        result = run_module("ctr_image_pull", {**offline, "container": third.name, "mirrors": mirrors(registry)})
+    assert actions(result) == {ETCD: "present", PAUSE: "pulled"}
+    assert blob.read_bytes() == content
+
+
+def test_a_damaged_cache_is_told(pull: t.Any, node: Node, tmp_path: pathlib.Path, start: t.Any, base: str, run_module: t.Any, registry: FaultyRegistry) -> None:
+    args = {"images": [PAUSE], "cache_dir": str(tmp_path / "cache"), "mirrors": mirrors(registry)}
+    pull(**args)
+    largest = max((tmp_path / "cache" / "blobs").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    largest.write_bytes(bytes(largest.stat().st_size))
+    result = run_module("ctr_image_pull", {**args, "container": start(base).name})
+    assert actions(result) == {PAUSE: "pulled"}
+    assert result["actions"] == [f"Dropped the damaged blob sha256:{largest.name} of image {PAUSE} from the cache", f"Pulled image {PAUSE}"]
+    # a list of images that makes no sense is an empty one
+    (tmp_path / "cache" / "index.json").write_text("{")
+    assert actions(run_module("ctr_image_pull", {**args, "container": start(base).name})) == {PAUSE: "pulled"}
+
+
+# containers
+
+
+def test_a_container_that_is_not_there(run_module: t.Any, registry: FaultyRegistry) -> None:
+    args = {"container": f"{PREFIX}-none", "images": [PAUSE], "mirrors": mirrors(registry)}
+    result = run_module("ctr_image_pull", args)
+    assert result.failed and f'There is no container "{PREFIX}-none"' in result["msg"]
+    assert actions(run_module("ctr_image_pull", args, check=True)) == {PAUSE: "pulled"}
+
+
+def test_a_container_without_containerd(run_module: t.Any, client: docker.DockerClient, start: t.Any) -> None:
+    bare = make_base(client, "bare", None)
+    node = start(bare)
+    result = run_module("ctr_image_pull", {"container": node.name, "images": [PAUSE]})
+    assert result.failed and f'The container "{node.name}" has no containerd' in result["msg"] and bare in result["msg"], result
+    node.container.stop(timeout=0)
+    result = run_module("ctr_image_pull", {"container": node.name, "images": [PAUSE]})
+    assert result.failed and "does not run (exited)" in result["msg"], result
+
+
+def test_a_containerd_that_does_not_start(pull: t.Any, node: Node) -> None:
+    node.run("sh", "-c", "echo 'nonsense = [' >/etc/containerd/config.toml")
+    result = pull(images=[PAUSE])
+    assert result.failed and f'containerd does not start in the container "{node.name}": ' in result["msg"], result
+    assert "toml" in result["msg"] and result["msg"].count("\n") == 0, result
+
+
+def test_a_full_disk(run_module: t.Any, start: t.Any, base: str, registry: FaultyRegistry, tmp_path: pathlib.Path) -> None:
+    node = start(base, tmpfs={"/run": "", "/tmp": "", "/var/lib/containerd": "size=3m"})
+    big = tmp_path / "big.tar"
+    write_big_archive(big, "example.com/big:1", 8)
+    result = run_module("ctr_image_pull", {"container": node.name, "archives": [str(big)], "images": [PAUSE], "mirrors": mirrors(registry)})
+    assert result.failed
+    assert f'Importing the image archive "{big}" failed: the disk of the container engine is full; free space' in json.dumps(result["images"]).replace("\\", "")
+    assert node.leftovers() == []
+    # and once there is space again, it goes on
+    node.container.exec_run(["rm", "-rf", "/var/lib/containerd/io.containerd.content.v1.content/ingest"])
+    assert not run_module("ctr_image_pull", {"container": node.name, "images": [PAUSE], "mirrors": mirrors(registry)}).failed
+
+
+def test_a_containerd_left_by_a_killed_run_is_ended(run_module: t.Any, node: Node, registry: FaultyRegistry) -> None:
+    registry.faults.append(Fault("hang", times=1, seconds=30))
+    args = {"container": node.name, "images": [PAUSE], "mirrors": mirrors(registry)}
+    process = run_module("ctr_image_pull", args, popen=True)
+    wait_for(lambda: any("/blobs/" in request for request in registry.requests))
+    process.kill()
+    process.wait()
+    assert any(p.startswith("containerd") for p in node.processes())
+    assert run_module("ctr_image_pull", args)["changed"]
+    wait_for(lambda: node.leftovers() == [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("running", [False, True], ids=["started", "running"])
+def test_an_interrupt(run_module: t.Any, node: Node, registry: FaultyRegistry, number: int, running: bool) -> None:
+    registry.faults.append(Fault("hang", times=-1, seconds=30))
+    args = {"container": node.name, "images": [PAUSE, ETCD], "mirrors": mirrors(registry)}
+    with node.containerd() if running else contextlib.nullcontext():
+        process = run_module("ctr_image_pull", args, popen=True)
+        wait_for(lambda: sum("/blobs/" in request for request in registry.requests) >= 2)
+        began = time.monotonic()
+        process.send_signal(number)
+        out = process.stdout.read()
+        process.wait()
+        assert time.monotonic() - began < 8
+        result = json.loads(out.strip().splitlines()[-1])
+        assert result["failed"] and result["msg"].startswith(f"Interrupted by {signal.Signals(number).name}"), result
+        assert not [p for p in node.processes() if p.startswith(("ctr", "timeout"))]
+        if running:
+            assert node.images() == {}
+    assert node.leftovers() == []
+    registry.faults.clear()
+    assert not run_module("ctr_image_pull", args).failed
+    with node.containerd():
+        assert node.images() == {PAUSE: True, ETCD: True}
+
+
+def wait_for(condition: t.Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+# memory
+
+
+def write_big_archive(path: pathlib.Path, reference: str, megabytes: int) -> None:
+    """A docker archive whose only layer has this size; what does not compress, made without holding it."""
+    config = small_base.image_config(b"", ARCH, {})
+    manifest = json.dumps([{"Config": "config.json", "RepoTags": [reference], "Layers": ["layer.tar"]}]).encode()
+    block = os.urandom(1024 * 1024)
+    with open(path, "wb") as file:
+        for name, content in (("config.json", config), ("manifest.json", manifest)):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.write(info.tobuf() + content + bytes(-len(content) % 512))
+        info = tarfile.TarInfo("layer.tar")
+        info.size = megabytes * len(block)
+        file.write(info.tobuf())
+        for _ in range(megabytes):
+            file.write(block)
+        file.write(bytes(1024))
+
+
+def test_memory_stays_flat(run_module: t.Any, node: Node, layout: Layout, tmp_path: pathlib.Path, registry: FaultyRegistry) -> None:
+    big = tmp_path / "big.tar"
+    write_big_archive(big, "example.com/big:1", 1024)
+    process = run_module("ctr_image_pull", {"container": node.name, "archives": [str(big)]}, popen=True)
+    out = process.stdout.read()
+    _pid, status, usage = os.wait4(process.pid, 0)
+    big.unlink()
+    assert status == 0 and actions(json.loads(out.strip().splitlines()[-1])) == {"example.com/big:1": "imported"}, out
+    assert usage.ru_maxrss < 150 * 1024, f"{usage.ru_maxrss} KB"
