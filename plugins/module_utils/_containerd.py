@@ -136,9 +136,9 @@ seconds=$1 platform=$2 label=$3 base=$4 local=$5; shift 5
 timeout -k 5 "$seconds" ctr images import --no-unpack $local --platform "$platform" \
   ${base:+--digests --base-name "$base"} - >/dev/null || exit
 if [ -n "$base" ]; then
-  from=$(ctr images ls -q "name~=\"^$base@\"" | head -n 1)
-  [ -n "$from" ] || { echo "ctr: the archive holds no image" >&2; exit 1; }
-  shift; set -- "$from" "$@" "$from"
+  names=$(ctr images ls -q "name~=\"^$base[:@]\"")
+  [ -n "$names" ] || { echo "ctr: the archive holds no image" >&2; exit 1; }
+  shift; set -- "$(printf '%s\n' "$names" | head -n 1)" "$@" $names
 fi
 while [ "$1" != -- ]; do
   [ "$1" = "$2" ] || ctr images tag --force "$1" "$2" >/dev/null || exit
