@@ -297,6 +297,7 @@ import json
 import os
 import platform
 import secrets
+import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
@@ -606,14 +607,20 @@ class NodePreparer:
                 tmpfs={path: "mode=1777" if path == "/tmp" else "mode=755" for path in node.VOLATILE},
             ),
         )
-        try:
-            with deferred():
-                self.created = self.engine.create(name, self.inputs.platform, config)
-        except EngineError as e:
-            if getattr(e.__cause__, "status_code", None) == 409:
-                raise EngineError(f'The name "{name}" has just been taken by another container: choose another name or run again') from e
-            raise
-        return t.cast(str, self.created)
+        patience = time.monotonic() + 10
+        while not self.created:
+            try:
+                with deferred():
+                    self.created = self.engine.create(name, self.inputs.platform, config)
+            except EngineError as e:
+                if getattr(e.__cause__, "status_code", None) != 409:
+                    raise
+                holder = self.engine.container(name)
+                if time.monotonic() > patience or holder and holder["State"]["Status"] != "removing":
+                    raise EngineError(f'The name "{name}" has just been taken by another container: choose another name or run again') from e
+                # the engine frees a name a moment after its container has gone
+                time.sleep(0.1)
+        return self.created
 
     def _sweep(self) -> None:
         """Removes what plays left that were killed between two requests; never a container that runs or has just been created."""

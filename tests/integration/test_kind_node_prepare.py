@@ -492,7 +492,8 @@ def test_bad_input(run_module, args, client, tmp_path, number: int) -> None:
     assert ours(client) == []
     # the cause gone, it works
     if number % 8 == 0:
-        assert run_module("kind_node_prepare", args)["changed"]
+        result = run_module("kind_node_prepare", args)
+        assert not result.failed and result["changed"], result
 
 
 @pytest.mark.parametrize(
