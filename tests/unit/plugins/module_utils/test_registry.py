@@ -1,0 +1,128 @@
+# Copyright (c) 2026, nodeforge contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How registries are asked, and what is made of their failures."""
+
+from __future__ import annotations
+
+import io
+import sys
+import tarfile
+
+import pytest
+from ansible_collections.nodeforge.kind.plugins.module_utils import _registry as registry
+from ansible_collections.nodeforge.kind.plugins.module_utils._docker import EngineError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = None
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("docker.io", "https://registry-1.docker.io"),
+        ("registry.k8s.io", "https://registry.k8s.io"),
+        ("localhost:5000", "http://localhost:5000"),
+        ("127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("[::1]:5000", "http://[::1]:5000"),
+        ("127.example.com", "https://127.example.com"),
+    ],
+)
+def test_upstream(name: str, url: str) -> None:
+    assert registry.upstream(name) == url
+
+
+@pytest.mark.parametrize("url", ["mirror:5000", "ftp://x", "http://", "http://x:port", "http://x:99999", "http://x/?a=b", ""])
+def test_bad_urls(url: str) -> None:
+    with pytest.raises(EngineError, match="is not a URL"):
+        registry.check_url(url)
+
+
+def test_a_url_must_not_hold_a_password() -> None:
+    with pytest.raises(EngineError) as error:
+        registry.check_url("https://user:hidden@mirror.example.com")
+    assert "hidden" not in str(error.value)
+    assert registry.check_url("https://mirror.example.com/") == "https://mirror.example.com"
+
+
+@pytest.mark.skipif(tomllib is None, reason="needs a TOML parser")
+def test_hosts_toml() -> None:
+    one = tomllib.loads(registry.hosts_toml(["http://127.0.0.1:5000"], {}))
+    # no host but this one: the server is the last that containerd asks
+    assert one == {"server": "http://127.0.0.1:5000", "capabilities": ["pull", "resolve"], "host": {}}
+    urls = ["http://a:1", "https://harbor.example.com/v2/project", "https://registry.k8s.io"]
+    three = tomllib.loads(registry.hosts_toml(urls, {urls[0]: 'Basic "x"', urls[2]: "Bearer y"}))
+    assert three["server"] == urls[2] and three["header"] == {"Authorization": "Bearer y"} and three["capabilities"] == ["pull", "resolve"]
+    assert list(three["host"]) == urls[:2]
+    assert three["host"][urls[0]] == {"capabilities": ["pull", "resolve"], "header": {"Authorization": 'Basic "x"'}}
+    assert three["host"][urls[1]] == {"capabilities": ["pull", "resolve"], "override_path": True}
+
+
+def test_hosts_files_are_for_root_only() -> None:
+    with tarfile.open(fileobj=io.BytesIO(registry.hosts_archive({"a/hosts.toml": b"x"}))) as archive:
+        (member,) = archive.getmembers()
+        assert (member.name, member.mode, member.uid) == ("a/hosts.toml", 0o600, 0)
+
+
+def test_basic_credentials() -> None:
+    assert registry.Credentials("user", "pässword").basic == "Basic dXNlcjpww6Rzc3dvcmQ="
+
+
+# containerd's own words, as they were met
+HEAD = 'ctr: failed to resolve reference "r/x:1": '
+OPEN = "ctr: failed to copy: httpReadSeeker: failed open: "
+CAUSES = [
+    (HEAD + 'failed to do request: Head "http://127.0.0.1:1/v2/": dial tcp 127.0.0.1:1: connect: connection refused', "refused", True, "127.0.0.1:1"),
+    (HEAD + 'failed to do request: Head "http://no.host:1/v2/": dial tcp: lookup no.host on 10.0.0.1:53: no such host', "not known", False, "no.host:1"),
+    (HEAD + "r/x:1: not found", "it is not there (404)", False, None),
+    (
+        HEAD + "unexpected status from HEAD request to https://r/v2/x/manifests/1?ns=r: 500 Internal Server Error",
+        "it has trouble of its own (500 Internal Server Error)",
+        True,
+        "r",
+    ),
+    (OPEN + "unexpected status from GET request to http://h:5/v2/x/blobs/sha256:8ffa: 503 Service Unavailable", "(503 Service Unavailable)", True, "h:5"),
+    (OPEN + "unexpected status from GET request to http://h:5/v2/: 429 Too Many Requests", "limits requests (429)", True, "h:5"),
+    (HEAD + "unexpected status from HEAD request to http://h:5/v2/: 401 Unauthorized", "wants credentials (401)", False, "h:5"),
+    (HEAD + "unexpected status from HEAD request to http://h:5/v2/: 403 Forbidden", "denied (403)", False, "h:5"),
+    (HEAD + "pull access denied, repository does not exist or may require authorization: server message: insufficient_scope", "denied (403)", False, None),
+    (OPEN + "could not fetch content descriptor sha256:8ffa (application/vnd.oci.image.config.v1+json) from remote: not found", "(404)", False, None),
+    ("ctr: failed to copy: read tcp 127.0.0.1:52092->127.0.0.1:37469: read: connection reset by peer", "broke off", True, None),
+    ("ctr: short read: expected 349 bytes but got 0: unexpected EOF", "broke off", True, None),
+    (HEAD + 'failed to do request: Head "https://h/v2/": EOF', "broke off", True, "h"),
+    (
+        'ctr: failed commit on ref "layer-sha256:8f": commit failed: unexpected commit digest sha256:2c, expected sha256:8f: failed precondition',
+        "does not match the digest",
+        True,
+        None,
+    ),
+    ("ctr: write /var/lib/containerd/x/data: no space left on device", "disk of the container engine is full", False, None),
+    ("ctr: no match for platform in manifest: not found", "not there for this platform", False, None),
+    (HEAD + 'Head "https://h/v2/": tls: failed to verify certificate: x509: certificate signed by unknown authority', "unknown authority", False, "h"),
+    (HEAD + 'Head "https://h/v2/": http: server gave HTTP response to HTTPS client', "plain HTTP", False, "h"),
+    (HEAD + 'Head "https://h/v2/": dial tcp 10.0.0.9:443: i/o timeout', "no answer in time", True, "h"),
+    (HEAD + 'Head "https://h/v2/": dial tcp 10.0.0.9:443: connect: no route to host', "no route", True, "h"),
+    ("ctr: something quite new", "something quite new", True, None),
+    ("", "without a word", True, None),
+]
+
+
+@pytest.mark.parametrize(("words", "text", "retry", "host"), CAUSES)
+def test_causes(words: str, text: str, retry: bool, host: str | None) -> None:
+    error = registry.last_error(f'time="2026-01-01T00:00:00Z" level=info msg="trying next host"\n{words}\n' if words else "")
+    cause = registry.cause_of(error)
+    assert text in cause.text and cause.retry == retry and cause.remedy
+    assert registry.blamed_host(error) == host
+
+
+def test_only_wrong_data_makes_dirty() -> None:
+    assert [registry.cause_of(registry.last_error(words)).dirty for words, *_rest in CAUSES].count(True) == 1
+
+
+def test_backoff_doubles_up_to_a_minute() -> None:
+    middle = [registry.backoff(n, 0.5, jitter=lambda: 0.5) for n in range(9)]
+    assert middle == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
+    assert registry.backoff(0, 1, patience=4, jitter=lambda: 0.5) == 4
+    assert registry.backoff(0, 1, jitter=lambda: 0) == 0.5 and registry.backoff(0, 1, jitter=lambda: 1) == 1.5
+    assert 0.5 <= registry.backoff(0, 1) <= 1.5
