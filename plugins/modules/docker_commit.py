@@ -31,7 +31,7 @@ attributes:
     details:
       - The image carries two labels. C(io.nodeforge.fingerprint) is O(fingerprint) or, by default, one of the container - its image, its configuration,
         and the path, size, mode and modification time of every file that differs from its image. C(io.nodeforge.commit) is one of O(changes),
-        O(labels), O(author) and O(message).
+        O(labels), O(author) and O(comment).
       - Where the tag names an image with both, nothing is done. A container whose files change while it runs gives a new image each time.
       - The label C(org.opencontainers.image.created) alone never makes a difference.
 options:
@@ -72,8 +72,8 @@ options:
   author:
     description: The author of the image.
     type: str
-  message:
-    description: A message for the image's history.
+  comment:
+    description: A comment for the image's history.
     type: str
   pause:
     description: Whether to pause a running container meanwhile, so that its files stand still.
@@ -110,7 +110,7 @@ EXAMPLES = r"""
       - ENV LANG=C.UTF-8
     labels:
       org.example.team: storage
-    message: With the test data of November
+    comment: With the test data of November
 """
 
 RETURN = r"""
@@ -230,7 +230,7 @@ class Committer:
         self.labels = {key: label_text(key, value) for key, value in params["labels"].items()}
         # what was asked of the commit itself; when it was asked makes no difference
         self.options = node.fingerprint(
-            [self.changes, {**self.labels, CREATED_LABEL: ""}, params["author"] or "", params["message"] or ""],
+            [self.changes, {**self.labels, CREATED_LABEL: ""}, params["author"] or "", params["comment"] or ""],
         )
 
     def run(self) -> dict[str, t.Any]:
@@ -308,7 +308,7 @@ class Committer:
             with deferred():
                 made = self.engine.commit(
                     container["Name"].lstrip("/"),
-                    comment=self.params["message"],
+                    comment=self.params["comment"],
                     author=self.params["author"],
                     pause=self.params["pause"],
                     changes="\n".join(changes),
@@ -368,7 +368,7 @@ def main() -> None:
             "changes": {"type": "list", "elements": "str", "default": []},
             "labels": {"type": "dict", "default": {}},
             "author": {"type": "str"},
-            "message": {"type": "str"},
+            "comment": {"type": "str"},
             "pause": {"type": "bool", "default": True},
             "prune_previous": {"type": "bool", "default": False},
         },

@@ -118,7 +118,7 @@ def test_what_counts_as_a_change(run_module, args, client, container) -> None:
     assert commit(changes=["ENV A=c"], labels={"a": 1})
     assert not commit(changes=["ENV A=c"], labels={"a": 1, "org.opencontainers.image.created": "at another time"})
     assert commit(author="me")
-    assert commit(author="me", message="why")
+    assert commit(author="me", comment="why")
     assert commit()
 
 
@@ -147,7 +147,7 @@ def test_image_options(run_module, args, client) -> None:
         changes=['ENTRYPOINT ["/bin/sh", "-c"]', "  cmd []  ", 'ENV A=b C="d e"', "WORKDIR /new", "HEALTHCHECK NONE"],
         labels={"org.example/x-y.z": nasty, "number": 5, "empty": None, "of": "the image"},
         author="Somebody <somebody@example.org>",
-        message="What\nfor",
+        comment="What\nfor",
         pause=False,
     )
     labels = run_module("docker_commit", args)["image"]["labels"]
@@ -157,7 +157,7 @@ def test_image_options(run_module, args, client) -> None:
     assert image["Config"]["Entrypoint"] == ["/bin/sh", "-c"] and not image["Config"]["Cmd"]
     assert set(image["Config"]["Env"]) == {"PATH=/usr/bin", "A=b", "C=d e"}
     assert image["Config"]["WorkingDir"] == "/new" and image["Config"]["Healthcheck"] == {"Test": ["NONE"]}
-    assert image["Author"] == args["author"] and image["Comment"] == args["message"]
+    assert image["Author"] == args["author"] and image["Comment"] == args["comment"]
 
 
 def test_stop_signal_remains(run_module, args, client) -> None:
