@@ -19,6 +19,7 @@ import typing as t
 
 from ansible_collections.nodeforge.kind.plugins.module_utils._docker import Engine, EngineError, ExecResult, deferred
 from ansible_collections.nodeforge.kind.plugins.module_utils._image_archive import (
+    NONSENSE,
     Content,
     Missing,
     WrongPlatform,
@@ -241,7 +242,7 @@ class Store:
         """The image's content, or None where it is not whole."""
         try:
             return self.content(name)
-        except (Missing, WrongPlatform, ValueError, KeyError, TypeError):
+        except (Missing, WrongPlatform, *NONSENSE):
             return None
 
     def pinned(self, names: c.Iterable[str]) -> Store:
@@ -258,7 +259,7 @@ class Store:
                 content_of(record.digest, self._read, self.platform)
             except Missing as e:
                 wanted.add(str(e))
-            except (WrongPlatform, ValueError, KeyError, TypeError):
+            except (WrongPlatform, *NONSENSE):
                 pass
         return (wanted & self.blobs) - self.documents.keys()
 

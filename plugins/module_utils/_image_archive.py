@@ -23,6 +23,8 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._docker import CHUN
 MAX_DOCUMENT = 4 * 1024 * 1024
 NAME = "io.containerd.image.name"
 REF_NAME = "org.opencontainers.image.ref.name"
+# What reading a document of an unknown shape may raise.
+NONSENSE = (ValueError, KeyError, TypeError, AttributeError)
 
 
 class Missing(Exception):
@@ -131,7 +133,7 @@ def read_archive(path: str, platform: str) -> list[Archived]:
         ) from e
     except Missing as e:
         raise EngineError(f'The image archive "{path}" lacks a part of its image ({e}): build it again') from e
-    except (ValueError, TypeError, KeyError, AttributeError) as e:
+    except NONSENSE as e:
         raise EngineError(f'The image archive "{path}" is broken, its list of images makes no sense: build it again') from e
     raise EngineError(f'The file "{path}" is no image archive: it is not what docker save or make quick-release-images write')
 
@@ -175,7 +177,7 @@ class Cache:
                     content = content_of(manifest["digest"], self._read, platform)
                     if all(self._size(digest) == size for digest, size in content.blobs.items()):
                         return content
-                except (Missing, WrongPlatform, ValueError, KeyError, TypeError, AttributeError):
+                except (Missing, WrongPlatform, *NONSENSE):
                     return None
         return None
 

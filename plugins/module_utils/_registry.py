@@ -206,7 +206,10 @@ _CAUSES: tuple[tuple[str, Cause], ...] = (
         r"x509: (.+)",
         Cause("its certificate is not trusted ({0})", False, "put the authority's certificate into hosts_dir (ca in hosts.toml)"),
     ),
-    (r"server gave HTTP response to HTTPS client|does not look like a TLS handshake", Cause("it speaks plain HTTP", False, "write the mirror's URL with http://")),
+    (
+        r"server gave HTTP response to HTTPS client|does not look like a TLS handshake",
+        Cause("it speaks plain HTTP", False, "write the mirror's URL with http://"),
+    ),
     (
         r"connection reset|broken pipe|unexpected EOF|\bEOF$|short read|server closed|GOAWAY",
         Cause("the connection broke off", True, "mend the network or use another mirror"),

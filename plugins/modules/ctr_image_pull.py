@@ -80,7 +80,7 @@ options:
     description:
       - A directory on the build host with the layout of containerd's C(/etc/containerd/certs.d), for what O(mirrors) cannot say, such as
         authorities and client certificates. It is copied into the container for the time of each pull.
-      - A certificate's path must be relative to its C(hosts.toml).
+      - A certificate's path must be relative to its C(hosts.toml). A registry that has one here takes its credentials from there, too.
     type: path
   credentials:
     description:
@@ -242,6 +242,7 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
     read_chunks,
 )
 from ansible_collections.nodeforge.kind.plugins.module_utils._image_archive import (
+    NONSENSE,
     Cache,
     Content,
     Missing,
@@ -609,7 +610,7 @@ class ImagePuller:
                 problem = f'The image "{image.ref}" is for {", ".join(e.args) or "no platform"}, not for {self.platform}: choose another platform or image'
             except Missing as e:
                 problem = f'The image "{image.ref}" is not complete, {e} is missing: run again'
-            except (ValueError, KeyError, TypeError):
+            except NONSENSE:
                 problem = f'The image "{image.ref}" has a manifest of an unknown kind: use an image in OCI or Docker format'
             if problem and image.ref in after.images and before.images.get(image.ref) != after.images[image.ref]:
                 wrong.append(image.ref)
