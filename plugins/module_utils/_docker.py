@@ -16,8 +16,8 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import socket
+import sys
 import tarfile
 import threading
 import time
@@ -264,7 +264,7 @@ class Engine:
                 # auto-remove may have begun on its own: wait for its end
                 if "already in progress" not in str(e):
                     raise
-                for _attempt in range(100):
+                for _dummy in range(100):
                     if self.container(name) is None:
                         break
                     time.sleep(0.1)
