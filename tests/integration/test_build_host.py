@@ -60,6 +60,7 @@ def play(tmp_path: pathlib.Path, ansible_env: dict[str, str]) -> t.Callable[...,
             stderr=subprocess.STDOUT,
             text=True,
             timeout=600,
+            check=False,
         )
         recap = re.search(r"changed=(\d+)", ended.stdout)
         told = json.loads(facts.read_text()) if facts.exists() else {}
@@ -112,7 +113,7 @@ class Private(t.NamedTuple):
 
     def docker(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["docker", "--host", f"unix://{self.socket}", *arguments], capture_output=True, text=True, timeout=120
+            ["docker", "--host", f"unix://{self.socket}", *arguments], capture_output=True, check=False, text=True, timeout=120
         )
 
 
