@@ -131,5 +131,4 @@ def cluster(node_image: Play, tmp_path_factory: pytest.TempPathFactory, engine: 
         yield Cluster(CLUSTER, kubeconfig, str(kubectl), kind)
     finally:
         subprocess.run([kind, "delete", "cluster", "--name", CLUSTER], capture_output=True)
-        left = [c.name for c in engine.containers.list(all=True) if c.name.startswith(CLUSTER)]
-        assert left == []
+        assert not engine.api.containers(all=True, filters={"name": CLUSTER})

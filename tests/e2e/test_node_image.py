@@ -12,7 +12,8 @@ from .conftest import IMAGE, Play, build
 
 
 def leftovers(engine: docker.DockerClient) -> list[str]:
-    return [c.name for c in engine.containers.list(all=True, filters={"label": "io.nodeforge.build"})]
+    # the API itself: the client's list inspects each container, and one may be gone by then
+    return [c["Names"][0] for c in engine.api.containers(all=True, filters={"label": "io.nodeforge.build"})]
 
 
 def test_summary_tells_the_truth(node_image: Play, engine: docker.DockerClient) -> None:
