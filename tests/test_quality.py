@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import subprocess
 import sys
@@ -46,7 +45,8 @@ def test_quality(check: str, ansible_env: dict[str, str]) -> None:
 def test_the_collection_works_from_its_artifact(tmp_path: pathlib.Path, ansible_env: dict[str, str]) -> None:
     """What is built and installed has all that a play needs, and nothing that belongs to a checkout only."""
     galaxy = [str(pathlib.Path(sys.executable).parent / "ansible-galaxy"), "collection"]
-    environment = {**ansible_env, "ANSIBLE_COLLECTIONS_PATH": str(tmp_path), "ANSIBLE_CONFIG": os.devnull}
+    (tmp_path / "ansible.cfg").touch()
+    environment = {**ansible_env, "ANSIBLE_COLLECTIONS_PATH": str(tmp_path), "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg")}
 
     def run(*command: str) -> None:
         ended = subprocess.run(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
