@@ -106,24 +106,23 @@ class LiveLogActionBase(ActionBase):
         directory = self._remote_expand_user(self.get_shell_option("async_dir", default="~/.ansible_async"))
         alive = self._connection._shell.join_path(directory, f"nodeforge-{secrets.token_hex(8)}")
         self._sh(f"umask 77; mkdir -p {shlex.quote(directory)} && : > {shlex.quote(alive)}")
-        result = None
-        interrupted = 0
+        result: dict[str, t.Any] | None = None
         try:
             with _signals_raise():
-                result = self._start(alive, task_vars)
-                if not result.get("failed") and "ansible_job_id" in result:
-                    job = {"jid": result["ansible_job_id"], "_async_dir": directory}
-                    result = None
-                    result = self._watch(progress, alive, job, task_vars)
+                try:
+                    job = self._start(alive, task_vars)
+                    if job.get("failed") or "ansible_job_id" not in job:
+                        result = job
+                    else:
+                        job = {"jid": job["ansible_job_id"], "_async_dir": directory}
+                        result = self._watch(progress, alive, job, task_vars)
+                finally:
+                    # whatever ended this early (a limit of the task, the user): without the file the module ends too
+                    if result is None:
+                        with contextlib.suppress(AnsibleConnectionFailure):
+                            self._sh(f"rm -f {shlex.quote(alive)}")
         except _Interrupted as e:
-            interrupted = e.number
-        finally:
-            # whatever ended this early (a limit of the task, the user): without the file the module ends too
-            if result is None:
-                with contextlib.suppress(AnsibleConnectionFailure):
-                    self._sh(f"rm -f {shlex.quote(alive)}")
-        if interrupted:
-            os.kill(os.getpid(), interrupted)  # now Ansible's own handler, which ends this process
+            os.kill(os.getpid(), e.number)  # now Ansible's own handler, which ends this process
         return result or {"failed": True, "msg": "The task was interrupted."}
 
     def _start(self, alive: str, task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
