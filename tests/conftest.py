@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import typing as t
@@ -15,6 +16,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COLLECTIONS = ROOT / ".collections"
+# a run that is told to stop runs its fixtures' clean-up, as after Ctrl-C
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 # unit tests import the collection's code by its real name
 sys.path.insert(0, str(COLLECTIONS))
 

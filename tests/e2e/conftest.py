@@ -48,6 +48,7 @@ def build(env: dict[str, str], *extra: str, check: bool = True, playbook: str = 
         capture_output=True,
         text=True,
         timeout=4500,
+        check=False,
     )
     output = run.stdout + run.stderr
     if check:
@@ -81,6 +82,7 @@ class Cluster:
             capture_output=True,
             text=True,
             timeout=timeout,
+            check=False,
         )
         if check:
             assert run.returncode == 0, f"kubectl {' '.join(args)}: {run.stdout}{run.stderr}"
@@ -115,20 +117,21 @@ def cluster(node_image: Play, tmp_path_factory: pytest.TempPathFactory, engine: 
         subprocess.run(["tar", "-x", "-C", str(directory)], input=b"".join(stream), check=True)
     finally:
         container.remove(force=True)
-    subprocess.run([kind, "delete", "cluster", "--name", CLUSTER], capture_output=True)
+    subprocess.run([kind, "delete", "cluster", "--name", CLUSTER], capture_output=True, check=False)
     try:
         run = subprocess.run(
             [*command, "--name", CLUSTER, "--config", str(config), "--kubeconfig", str(kubeconfig), "--wait", "3m", "--retain"],
             capture_output=True,
             text=True,
             timeout=420,
+            check=False,
         )
         if run.returncode != 0:
             logs = directory / "logs"
-            subprocess.run([kind, "export", "logs", str(logs), "--name", CLUSTER], capture_output=True)
+            subprocess.run([kind, "export", "logs", str(logs), "--name", CLUSTER], capture_output=True, check=False)
             journal = "".join(p.read_text(errors="replace")[-4000:] for p in sorted(logs.glob("*/kubelet.log")))
             pytest.fail(f"{run.stdout}\n{run.stderr}\n{journal}")
         yield Cluster(CLUSTER, kubeconfig, str(kubectl), kind)
     finally:
-        subprocess.run([kind, "delete", "cluster", "--name", CLUSTER], capture_output=True)
+        subprocess.run([kind, "delete", "cluster", "--name", CLUSTER], capture_output=True, check=False)
         assert not engine.api.containers(all=True, filters={"name": CLUSTER})

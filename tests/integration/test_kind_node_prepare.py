@@ -297,6 +297,18 @@ def test_two_at_once(run_module, args, client) -> None:
     assert [c.name for c in ours(client)] == list(names)
 
 
+def test_two_at_once_under_one_name(run_module, args, client) -> None:
+    """The later one adopts a container that runs, or says that the name is taken; the earlier one is not disturbed."""
+    plays = [run_module("kind_node_prepare", args, popen=True) for _n in range(2)]
+    results = [json.loads(play.stdout.read()) for play in plays]
+    codes = [play.wait() for play in plays]
+    assert 0 in codes, results
+    for code, result in zip(codes, results):
+        assert code == 0 or "has just been taken" in result["msg"], result
+    assert [c.name for c in ours(client)] == [args["name"]]
+    assert not run_module("kind_node_prepare", args)["changed"]
+
+
 def test_ttl(run_module, args, client) -> None:
     run_module("kind_node_prepare", {**args, "ttl": 3})
     deadline = time.monotonic() + 30

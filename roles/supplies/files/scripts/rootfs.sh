@@ -7,6 +7,7 @@
 # Lists are separated by commas. Without MIRROR and KEYRING this host's own apt
 # configuration tells where packages come from.
 set -eu
+umask 022 # mmdebstrap works as other users, too, and what is made is for all
 output=$1 arch=$2 suite=$3 newer=$4 newer_packages=$5 packages=$6 mirror=${7:-} keyring=${8:-}
 
 die() {
