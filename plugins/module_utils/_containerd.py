@@ -180,7 +180,7 @@ while [ -n "$left" ] && [ "$i" -lt 100 ]; do
   done
   i=$((i + 1))
 done
-rm -rf "$2"; rmdir "${2%/*}" 2>/dev/null
+[ -z "$2" ] || { rm -rf "$2"; rmdir "${2%/*}" 2>/dev/null; }
 exit 0
 """
 
@@ -290,7 +290,10 @@ class Containerd:
             )
         if state not in ("running", "ours", "stopped"):
             raise EngineError(f'The container "{self.container}" cannot run a shell: its image is no base of kind nodes; use one, such as kindest/base')
-        self.started = state == "ours" and not self.read_only
+        if state == "ours" and not self.read_only:
+            # its run was killed: what that began would go on for hours, and hold what this one needs
+            self.started = True
+            self._run(ABORT, "NODEFORGE_TRANSFER=.*", "", timeout=30)
         if state == "stopped":
             try:
                 self._start()

@@ -15,7 +15,8 @@ description:
     fails otherwise.
   - Only content is stored, nothing is unpacked, which is what a node image needs. containerd unpacks images when the node first uses them.
   - If containerd does not run in the container, it is started, and stopped again when all is done, also after a failure. The
-    container needs C(containerd), C(ctr), C(sh), C(tar) and C(timeout), as all bases of kind nodes have them.
+    container needs C(containerd), C(ctr), C(sh), C(tar) and C(timeout), as all bases of kind nodes have them. Only one run at a time
+    may work on a container.
 extends_documentation_fragment:
   - nodeforge.kind._attributes
   - nodeforge.kind._attributes.actiongroup_kind
