@@ -165,7 +165,8 @@ def remove_all(client: docker.DockerClient, prefix: str) -> None:
         if container.name.startswith(prefix):
             with contextlib.suppress(docker.errors.APIError):  # auto-remove may be faster
                 container.remove(force=True, v=True)
-    for image in client.images.list():
-        for tag in image.tags:
+    # the plain list: the SDK's other one looks at each image, of which others may remove one meanwhile
+    for image in client.api.images():
+        for tag in image["RepoTags"] or []:
             if prefix in tag:
                 client.images.remove(tag, force=True)
