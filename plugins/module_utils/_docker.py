@@ -264,7 +264,7 @@ class Engine:
                 # auto-remove may have begun on its own: wait for its end
                 if "already in progress" not in str(e):
                     raise
-                for _dummy in range(100):
+                for dummy in range(100):
                     if self.container(name) is None:
                         break
                     time.sleep(0.1)
