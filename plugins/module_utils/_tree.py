@@ -296,13 +296,15 @@ class Request:
 
     def found_binaries(self) -> dict[str, str]:
         """The binaries that there are now, whoever made them."""
-        names: c.Iterable[str] = self.binary_names
+        paths = {name: os.path.join(self.binary_directory, name) for name in self.binary_names}
         if not self.what and not self.images:
             try:
                 names = sorted(os.listdir(self.binary_directory))
             except OSError:
                 names = []
-        paths = {name: os.path.join(self.binary_directory, name) for name in names}
+            # whatever was built, and not what else lies there
+            paths = {name: os.path.join(self.binary_directory, name) for name in names}
+            paths = {name: path for name, path in paths.items() if _is_elf(path)}
         return {name: path for name, path in paths.items() if os.path.isfile(path)}
 
     def found_images(self) -> dict[str, str]:
@@ -363,7 +365,7 @@ def check_version(version: str, tree: str, is_git: bool, is_shallow: bool) -> st
 
 # -- fingerprint of the sources ----------------------------------------------------------------------------------------
 
-Run = t.Callable[[list], "tuple[int, bytes, bytes]"]
+Run = t.Callable[["list[str]"], "tuple[int, bytes, bytes]"]
 
 
 class HashCache:
@@ -549,6 +551,14 @@ def reasons_to_build(
 
 
 # -- what outputs are ------------------------------------------------------------------------------------------------------
+
+
+def _is_elf(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) == b"\x7fELF"
+    except OSError:
+        return False
 
 
 def elf_facts(path: str, platform: str) -> dict[str, bool]:

@@ -580,7 +580,7 @@ class KubeMake:
     def _diff(self, before: dict[str, str | None], after: dict[str, str | None] | None, version: str) -> None:
         """``after`` is None when only a build could tell."""
         old_version = self.stamp["version"] if self.stamp and any(before.values()) else None
-        sides = {
+        sides: dict[str, dict[str, t.Any]] = {
             "before": {"version": old_version, "outputs": {path: sha256 for path, sha256 in before.items() if sha256}},
             "after": {"version": version, "outputs": after if after is not None else dict.fromkeys(before, "unknown")},
         }

@@ -8,7 +8,9 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -321,6 +323,7 @@ def test_debug_binary(tree: Tree, make: t.Any) -> None:
 
 def test_foreign_platform_and_everything(tree: Tree, make: t.Any) -> None:
     result = make(what=[], platform="linux/arm64")
+    (tree.path / "_output/local/bin/linux/arm64/notes").write_text("not built")
     assert sorted(result["outputs"]["binaries"]) == ["kubeadm", "kubelet"]
     assert pathlib.Path(result["outputs"]["binaries"]["kubelet"]["path"]).read_bytes()[18] == 183
     assert not make(what=[], platform="linux/arm64")["changed"] and tree.runs == 1
@@ -587,6 +590,18 @@ def test_nobody_waits_any_more(tree: Tree, run_module: t.Any) -> None:
     process.wait(20)
 
 
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="util-linux has no setpriv here")
+def test_killed_outright(tree: Tree, run_module: t.Any) -> None:
+    (tree.path / "_output").mkdir()
+    process = run_module("kube_make", {"tree": str(tree.path), "targets": ["lazy"], "what": ["kubelet"]}, popen=True)
+    pid = int(
+        wait_for(lambda: (tree.path / "_output/pid").exists() and (tree.path / "_output/pid").read_text().strip())
+    )
+    process.kill()
+    process.wait(20)
+    wait_for(lambda: gone(pid), 15)
+
+
 def test_two_at_once(tree: Tree, run_module: t.Any, make: t.Any) -> None:
     args = {"tree": str(tree.path), "what": ["cmd/kubelet"]}
     processes = [run_module("kube_make", args, popen=True) for dummy in range(2)]
@@ -682,6 +697,8 @@ def playbook(tree: Tree, ansible_env: dict[str, str]) -> t.Callable[..., t.Any]:
 
     def run(*arguments: str, options: str = "", keywords: str = "", popen: bool = False) -> t.Any:
         path.write_text(play(tree, options, keywords))
+        if "-i" not in arguments:
+            arguments = (*arguments, "-i", "localhost,", "-c", "local")
         pipes: dict[str, t.Any] = {
             "stdout": subprocess.PIPE,
             "stderr": subprocess.PIPE,
@@ -780,3 +797,61 @@ def test_time_limit_of_the_task(tree: Tree, playbook: t.Any) -> None:
     assert process.returncode != 0
     pid = int((tree.path / "_output/pid").read_text())
     wait_for(lambda: gone(pid), 45)
+
+
+@pytest.fixture
+def ssh(tmp_path: pathlib.Path) -> t.Iterator[list[str]]:
+    """A real sshd on this machine, for us alone; what ansible-playbook needs to come in by it."""
+    sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+    if sshd is None or shutil.which("ssh") is None:
+        pytest.skip("there is no sshd on this machine")
+    for name in ("host", "key"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)], check=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (tmp_path / "config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/key.pub\n"
+        f"PidFile {tmp_path}/pid\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"
+    )
+    if os.geteuid() == 0:
+        os.makedirs("/run/sshd", exist_ok=True)
+    with open(tmp_path / "sshd.log", "w", encoding="utf-8") as log:
+        process = subprocess.Popen([sshd, "-D", "-e", "-f", str(tmp_path / "config")], stdout=log, stderr=log)
+    wait_for(lambda: (tmp_path / "pid").exists() or process.poll() is not None)
+    options = (
+        f"-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ControlPath={tmp_path}/%h -o ControlPersist=5"
+    )
+    inventory = tmp_path / "hosts"
+    inventory.write_text(
+        f"localhost ansible_connection=ssh ansible_host=127.0.0.1 ansible_port={port} "
+        f"ansible_ssh_private_key_file={tmp_path}/key ansible_ssh_common_args='{options}'\n"
+    )
+    yield ["-i", str(inventory), "-c", "ssh"]
+    process.terminate()
+    process.wait(20)
+
+
+def test_over_ssh(tree: Tree, playbook: t.Any, ssh: list[str]) -> None:
+    talk(tree)
+    first = playbook(*ssh, options="targets: [talk], progress: lines")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "[localhost] word 3" in first.stderr and result_of(tree)["changed"]
+    second = playbook(*ssh, options="targets: [talk]")
+    assert second.returncode == 0 and not result_of(tree)["changed"] and tree.runs == 1
+
+
+def test_broken_connection(tree: Tree, playbook: t.Any, ssh: list[str], tmp_path: pathlib.Path) -> None:
+    """Without live progress the task is one connection; when that breaks, make ends on its host."""
+    (tree.path / "_output").mkdir()
+    process = playbook(*ssh, options="targets: [lazy], progress: none", popen=True)
+    pid = int(
+        wait_for(lambda: (tree.path / "_output/pid").exists() and (tree.path / "_output/pid").read_text().strip(), 60)
+    )
+    sshd = int((tmp_path / "pid").read_text())
+    children = pathlib.Path(f"/proc/{sshd}/task/{sshd}/children").read_text().split()
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    wait_for(lambda: gone(pid), 45)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
