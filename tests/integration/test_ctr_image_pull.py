@@ -125,7 +125,7 @@ class Node:
     @contextlib.contextmanager
     def containerd(self) -> t.Iterator[None]:
         self.container.exec_run(["containerd"], detach=True)
-        for _ in range(200):
+        for __ in range(200):
             if self.container.exec_run(["ctr", "version"]).exit_code == 0:
                 break
             time.sleep(0.05)
@@ -760,7 +760,7 @@ def write_big_archive(path: pathlib.Path, reference: str, megabytes: int) -> Non
         info = tarfile.TarInfo("layer.tar")
         info.size = megabytes * len(block)
         file.write(info.tobuf())
-        for _ in range(megabytes):
+        for __ in range(megabytes):
             file.write(block)
         file.write(bytes(1024))
 
