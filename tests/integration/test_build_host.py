@@ -101,6 +101,10 @@ def test_an_engine_that_answers_is_left_alone(play: t.Callable[..., Play]) -> No
         assert again.facts == (first.facts if not options else {})
 
 
+# An engine without a bridge of its own removes docker0 from its network namespace: not from the machine's.
+APART = ["unshare", "--net"]
+
+
 class Private(t.NamedTuple):
     """A place for an engine beside that of the machine, and the role's variables that say so."""
 
@@ -130,7 +134,7 @@ def private() -> t.Iterator[Private]:
             "build_host_engine_pidfile": str(root / "docker.pid"),
             "build_host_engine_exec_root": str(root / "run"),
             "build_host_engine_runtime": str(root / "nodeforge-runc"),
-            "build_host_engine_options": [f"--data-root={root}/data", "--bridge=none", "--iptables=false", "--ip-forward=false"],
+            "build_host_engine_options": [f"--data-root={root}/data", "--bridge=none", "--iptables=false"],
         },
     )
     yield place
@@ -157,7 +161,7 @@ def test_an_engine_is_started_without_a_service_manager(play: t.Callable[..., Pl
     if pathlib.Path("/run/systemd/system").exists():
         pytest.skip("systemd runs here: the role starts its docker service instead")
     # One capability less than the machine has, so that the runtime is needed wherever this test runs.
-    reduced = ["setpriv", "--bounding-set=-sys_time", "--inh-caps=-all"]
+    reduced = [*APART, "setpriv", "--bounding-set=-sys_time", "--inh-caps=-all"]
     held = bounding_set(subprocess.run([*reduced, "cat", "/proc/self/status"], check=True, stdout=subprocess.PIPE, text=True).stdout)
     assert not held & (1 << 25)
     # What somebody configured stays; process ids of an engine that is no more are no obstacle.
@@ -224,13 +228,13 @@ def test_an_engine_that_does_not_start_is_quoted_and_not_left_behind(play: t.Cal
     if pathlib.Path("/run/systemd/system").exists():
         pytest.skip("systemd runs here: the role starts its docker service instead")
     variables = {**private.variables, "build_host_engine_options": ["--storage-driver=nonesuch", f"--data-root={private.root}/data"]}
-    ended = play(**variables)
+    ended = play(prefix=APART, **variables)
     assert ended.rc != 0
     assert "dockerd did not start on localhost, it ended: " in ended.message
     assert "graphdriver" in ended.message and str(private.root / "dockerd.log") in ended.message
     assert not (private.root / "docker.pid").exists()
     # A re-run succeeds once the cause is gone.
-    assert play(**private.variables).rc == 0
+    assert play(prefix=APART, **private.variables).rc == 0
 
     shutil.copy(private.root / "docker.pid", private.root / "pid")
     os.kill(int((private.root / "pid").read_text()), signal.SIGTERM)
@@ -238,7 +242,7 @@ def test_an_engine_that_does_not_start_is_quoted_and_not_left_behind(play: t.Cal
         time.sleep(0.1)
     (private.root / "etc").mkdir(exist_ok=True)
     (private.root / "etc" / "daemon.json").write_text("{not json")
-    ended = play(**private.variables)
+    ended = play(prefix=APART, **private.variables)
     assert ended.rc != 0
     assert f"{private.root}/etc/daemon.json on localhost is not a JSON object" in ended.message
 
