@@ -270,6 +270,17 @@ class Engine:
                     time.sleep(0.1)
         return True
 
+    def discard(self, name: str | None, ours: c.Callable[[dict[str, t.Any]], t.Any]) -> str:
+        """Removes a build container after an interrupt, as nobody comes back for it; what is not ``ours`` stays.
+
+        Returns what to add to the message of the interrupt.
+        """
+        with deferred():
+            container = self.container(name) if name else None
+            if container is not None and ours(container) and self.remove(container["Id"]):
+                return f'; the build container "{name}" is removed'
+        return ""
+
     # commands in a container
 
     def exec(

@@ -378,12 +378,15 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
+        engine = Engine(module)
         with interruptible():
-            result = Committer(module, Engine(module)).run()
+            try:
+                result = Committer(module, engine).run()
+            except Interrupted as e:
+                discarded = engine.discard(module.params["container"], node.build_fingerprint)
+                module.fail_json(msg=f"Interrupted by {e}: no tag was changed{discarded}")
     except (EngineError, node.BadInput) as e:
         module.fail_json(msg=str(e))
-    except Interrupted as e:
-        module.fail_json(msg=f"Interrupted by {e}: no tag was changed")
     module.exit_json(**result)
 
 
