@@ -80,8 +80,10 @@ options:
     default: {}
   environment:
     description:
-      - Environment variables for C(make), such as proxies or C(KUBE_GIT_VERSION_FILE). They are never returned nor stored; a change
+      - Environment variables for C(make), such as proxies or C(KUBE_GIT_VERSION_FILE). Only a checksum of them is stored, and a change
         of one makes C(make) run again.
+      - Values of names with C(TOKEN), C(PASSWORD), C(SECRET) and the like, and addresses with a password in them, are hidden in all
+        that the module returns.
       - With O(builder=container) they reach C(build/run.sh), which decides what goes into the container.
     type: dict
     default: {}
