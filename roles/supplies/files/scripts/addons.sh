@@ -18,7 +18,8 @@ mkdir -p "$(dirname "$OUTPUT")" "$MODULES"
 work=$(mktemp -d "$OUTPUT.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM HUP
-mkdir "$work/bin"
+bin=$work/bin
+mkdir "$bin"
 
 # image REF BUILD_ARGUMENT...
 image() {
@@ -52,16 +53,16 @@ module() {
 
 etcd=$(module etcd go.etcd.io/etcd/server/v3 "v$ETCD_VERSION" "$ETCD_REF")
 coredns=$(module coredns github.com/coredns/coredns "v$COREDNS_VERSION" "$COREDNS_REF")
-build "$etcd" "$work/bin/etcd" .
-build "$coredns" "$work/bin/coredns" .
-build "$SOURCES/addons" "$work/bin/" ./cmd/netd ./cmd/pause
-LDFLAGS="-X main.VERSION=${PROVISIONER_REF##*:}" build "$SOURCES/addons" "$work/bin/" github.com/rancher/local-path-provisioner
+build "$etcd" "$bin/etcd" .
+build "$coredns" "$bin/coredns" .
+build "$SOURCES/addons" "$bin/" ./cmd/netd ./cmd/pause
+LDFLAGS="-X main.VERSION=${PROVISIONER_REF##*:}" build "$SOURCES/addons" "$bin/" github.com/rancher/local-path-provisioner
 
-image "$ETCD_REF" --file "$work/bin/etcd=usr/local/bin/etcd" --cmd etcd
-image "$COREDNS_REF" --file "$work/bin/coredns=coredns" --entrypoint /coredns
-image "$PAUSE_REF" --file "$work/bin/pause=pause" --entrypoint /pause --user 65535:65535
-image "$NETD_REF" --file "$work/bin/netd=netd" --entrypoint /netd
-image "$PROVISIONER_REF" --file "$work/bin/local-path-provisioner=usr/bin/local-path-provisioner" --cmd local-path-provisioner
+image "$ETCD_REF" --file "$bin/etcd=usr/local/bin/etcd" --cmd etcd
+image "$COREDNS_REF" --file "$bin/coredns=coredns" --entrypoint /coredns
+image "$PAUSE_REF" --file "$bin/pause=pause" --entrypoint /pause --user 65535:65535
+image "$NETD_REF" --file "$bin/netd=netd" --entrypoint /netd
+image "$PROVISIONER_REF" --file "$bin/local-path-provisioner=usr/bin/local-path-provisioner" --cmd local-path-provisioner
 
 # The helper makes and removes directories, and serves as a small shell in tests.
 "$IMAGE_TOOL" extract --from "$ROOTFS" --output "$work/busybox.tar" usr/bin/busybox
@@ -78,7 +79,7 @@ for manifest in default-cni.yaml default-storage.yaml; do
     "$MANIFESTS/$manifest" >"$work/$manifest"
 done
 "$IMAGE_TOOL" list --layout "$work/layout" >"$work/images.json"
-rm -r "$work/bin" "$work/busybox.tar"
+rm -r "$bin" "$work/busybox.tar"
 chmod 755 "$work"
 # Another play may have made the same meanwhile.
 mv -T "$work" "$OUTPUT" 2>/dev/null || [ -f "$OUTPUT/images.json" ]

@@ -18,6 +18,7 @@ die() {
 command -v mmdebstrap >/dev/null ||
   die "mmdebstrap is not installed on this host: install the Debian package of that name (the role build_host does it as root)"
 
+# shellcheck disable=SC2016 # apt-get expands it
 if [ -z "$mirror" ]; then
   # A repository says itself that it is Debian's, once apt has its index; before
   # that, the first one of a Debian host is.
@@ -34,9 +35,9 @@ for k in "$keyring" /usr/share/keyrings/debian-archive-keyring.gpg /usr/share/ke
 done
 [ -f "$k" ] || die "Debian's archive keyring is not on this host: install debian-archive-keyring or set supplies_keyring"
 
-work=$(mktemp -d)
+work=$(mktemp -d) part=$output.$$
 # an interrupted run leaves nothing half-made
-trap 'rm -rf "$work"; rm -f "$output.part"' EXIT
+trap 'rm -rf "$work"; rm -f "$part"' EXIT
 trap 'exit 130' INT TERM HUP
 
 # How this host reaches mirrors (proxies, retries, certificates) holds for the
@@ -85,10 +86,10 @@ set -- --quiet --format=tar --variant=essential --architectures="$arch" --includ
   --customize-hook="$work/finish"
 # Testing and unstable promise to be renewed every week. A mirror that is frozen
 # at a date breaks that promise; the signature is checked all the same.
-if ! SOURCE_DATE_EPOCH=0 mmdebstrap "$@" "$suite" "$output.part" \
+if ! SOURCE_DATE_EPOCH=0 mmdebstrap "$@" "$suite" "$part" \
   "deb [signed-by=$k] $mirror $suite main" \
   "deb [signed-by=$k check-valid-until=no] $mirror $newer main" >"$work/log" 2>&1; then
   tail -n 20 "$work/log" >&2
   die "mmdebstrap could not make a $suite root for $arch from $mirror: $(grep '^E:' "$work/log" | head -n 1)"
 fi
-mv "$output.part" "$output"
+mv "$part" "$output"

@@ -5,8 +5,8 @@
 # Builds nodeforge-image for this host. usage: tool.sh SOURCES OUTPUT
 set -eu
 . "$(dirname "$0")/go.sh"
-trap 'rm -f "$2.part"' EXIT
+trap 'rm -f "$2.$$"' EXIT
 trap 'exit 130' INT TERM HUP
 unset GOOS GOARCH
-build "$1/image" "$2.part" .
-mv "$2.part" "$2"
+build "$1/image" "$2.$$" .
+mv "$2.$$" "$2"
