@@ -325,7 +325,7 @@ def test_a_new_package_is_seen(copy: pathlib.Path) -> None:
     assert "from my own package" in run(copy, "_output/bin/hello")
 
 
-def test_release_images(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_release_images(tree: pathlib.Path, tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> None:
     tool, base = tmp_path / "nodeforge-image", tmp_path / "base.tar"
     subprocess.run(
         ["go", "build", "-o", str(tool), "."], cwd=ROOT / "roles/supplies/files/src/image", env={**os.environ, "CGO_ENABLED": "0"}, check=True
@@ -333,8 +333,13 @@ def test_release_images(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (tmp_path / "marker").write_text("root of kube-proxy's image")
     with tarfile.open(base, "w") as root:
         root.add(tmp_path / "marker", "etc/marker")
-    command = ["make", "quick-release-images", "KUBE_EXTRA_WHAT=cmd/kubectl", f"KUBE_BUILD_PLATFORMS=linux/{arch()}", "KUBE_BUILD_CONFORMANCE=n",
-               f"NODEFORGE_IMAGE={tool}", f"KUBE_PROXY_BASE={tmp_path}/base.tar"]  # fmt: skip
+    command = ["make", "quick-release-images", "KUBE_EXTRA_WHAT=cmd/kubectl", f"KUBE_BUILD_PLATFORMS=linux/{arch()}", "KUBE_BUILD_CONFORMANCE=n"]
+    # the tree knows them from a file, as the role leaves it
+    settings = tree / "hack" / "nodeforge.mk"
+    original = settings.read_text()
+    changed = original.replace("NODEFORGE_IMAGE := ", f"NODEFORGE_IMAGE := {tool}\n# ")
+    settings.write_text(changed.replace("KUBE_PROXY_BASE := ", f"KUBE_PROXY_BASE := {base}\n# "))
+    request.addfinalizer(lambda: settings.write_text(original))
     run(tree, *command)
     binaries, images = tree / f"_output/dockerized/bin/linux/{arch()}", tree / f"_output/release-images/{arch()}"
     components = ["kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler"]

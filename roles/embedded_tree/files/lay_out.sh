@@ -6,7 +6,7 @@
 # Until the last step nothing but PARTIAL is touched, so an interrupted run leaves nothing that looks like a tree.
 set -euo pipefail
 partial=$1 path=$2 version=$3 digest=$4
-# shellcheck source=roles/embedded_tree/files/tree/hack/lib.sh
+# shellcheck source-path=SCRIPTDIR source=tree/hack/lib.sh
 source "$partial/hack/lib.sh"
 find_go
 export GOFLAGS=-mod=mod

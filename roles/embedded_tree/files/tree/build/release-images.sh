@@ -5,7 +5,7 @@
 # Compiles the four components and KUBE_EXTRA_WHAT, and writes the components' images as docker archives:
 # `make quick-release-images`.
 set -euo pipefail
-# shellcheck source=hack/lib.sh
+# shellcheck source-path=SCRIPTDIR source=../hack/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../hack/lib.sh"
 
 readonly COMPONENTS=(kube-apiserver kube-controller-manager kube-scheduler kube-proxy)

@@ -8,7 +8,7 @@
 # The container is Debian, made from this host's own package mirror, with this host's Go. The tree lies where Kubernetes'
 # builder has it, so paths in debug information agree. It has no network and no capability, and works as the calling user.
 set -euo pipefail
-# shellcheck source=hack/lib.sh
+# shellcheck source-path=SCRIPTDIR source=../hack/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../hack/lib.sh"
 
 # what the builder's root is made with, besides the suite and the mirror

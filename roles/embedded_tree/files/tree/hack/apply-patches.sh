@@ -10,7 +10,7 @@
 # A patch may be written against Kubernetes (pkg/kubelet/..., staging/src/k8s.io/api/...) or against this tree
 # (vendor/k8s.io/kubernetes/pkg/kubelet/..., cmd/kubelet/main.go).
 set -euo pipefail
-# shellcheck source=hack/lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 check=
@@ -101,7 +101,7 @@ wanted=$base
 aside read-tree "$base"
 for patch in "${patches[@]}"; do
   rewrite "$patch" >"$work/patch"
-  [[ -s $work/patch ]] || die "The patch $patch changes no file that is compiled: give a unified diff of a/... and b/... files"
+  grep -qE "^(diff --git a/|[+]{3} (b/|/dev/null))" "$work/patch" || die "The patch $patch changes no file that is compiled: give a unified diff of a/... and b/... files"
   aside apply --cached --whitespace=nowarn "$work/patch" 2>"$work/errors" ||
     die "The patch $patch does not apply to the tree of $(repo describe --tags "$base"): refresh it for this version (git says: $(sed 's/^error: //' "$work/errors" | head -n 3 | paste -sd';'))"
   aside show :vendor/modules.txt >"$work/modules.txt"

@@ -4,7 +4,7 @@
 
 # Compiles what WHAT names for KUBE_BUILD_PLATFORMS, static and stamped with the version: `make all`.
 set -euo pipefail
-# shellcheck source=hack/lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # programs lists what can be compiled: the folders of cmd/, also those that the user adds.

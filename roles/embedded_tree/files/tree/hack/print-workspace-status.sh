@@ -4,7 +4,7 @@
 
 # Prints the version of the tree in the line format of Kubernetes; kind and kube_make read gitVersion.
 set -euo pipefail
-# shellcheck source=hack/lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 load_version
 cat <<LINES

@@ -8,7 +8,7 @@
 # folder staging/, which a dependent does not see; they are published as v0.X.Y beside every v1.X.Y. The Go command
 # fetches everything through its proxy and checks it against the checksum database.
 set -euo pipefail
-# shellcheck source=hack/lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 version=${1:-}
