@@ -128,6 +128,12 @@ options:
     type: list
     elements: str
     default: []
+  replaced_images:
+    description:
+      - Images that kubeadm asks for, each with the one that the node holds instead.
+      - The cluster's kubeadm configuration has to name those.
+    type: dict
+    default: {}
   node_image:
     description:
       - The reference of the node image that is to come.
@@ -341,6 +347,10 @@ class Inputs:
             raise node.BadInput(f'The node image "{params["node_image"]}" names a digest, which only exists afterwards: write NAME:TAG')
         if params["ttl"] < 1:
             raise node.BadInput(f"The ttl {params['ttl']} is too short: give it in seconds, such as 7200")
+        self.replaced_images = {
+            str(node.parse_reference(asked, "image in replaced_images")): str(node.parse_reference(given, "image in replaced_images"))
+            for asked, given in params["replaced_images"].items()
+        }
         self.extra_images = [str(node.parse_reference(image, "image in extra_images")) for image in params["extra_images"]]
         self.binaries = {name: self._binary(name, value) for name, value in sorted(params["binaries"].items())}
         self.archives, self.built_images = self._archives(params["archives"])
@@ -421,6 +431,7 @@ class Inputs:
                 "archives": sorted(self.archives.values()),
                 "built_images": sorted(self.built_images),
                 "extra_images": sorted(self.extra_images),
+                "replaced_images": self.replaced_images,
                 "others": others,
             }
         )
@@ -706,6 +717,7 @@ class NodePreparer:
             what = f'The binary "{kubeadm.path}"' if kubeadm else f'{node.BINARY_DIRECTORY}/kubeadm of the base image "{inputs.image}"'
             raise EngineError(f"{what} does not list the images of {inputs.version} ({why}): give a kubeadm of that version in binaries")
         lines = [line.strip() for line in out.splitlines() if line.strip()]
+        lines = [inputs.replaced_images.get(line, line) for line in lines]
         return node.required_images(lines, sandbox, [*inputs.manifest_images, *inputs.extra_images])
 
     def _labels(self, base: dict[str, t.Any], result: dict[str, t.Any], created: str | None) -> dict[str, str]:
@@ -763,6 +775,7 @@ def main() -> None:
                 },
             },
             "extra_images": {"type": "list", "elements": "str", "default": []},
+            "replaced_images": {"type": "dict", "default": {}},
             "node_image": {"type": "str"},
             "inputs": {"type": "dict", "default": {}},
             "revision": {"type": "str"},

@@ -260,7 +260,7 @@ ALIVE = os.environ.get(_tree.ALIVE_VARIABLE, "")
 KILL_AFTER = 10
 # How often a running build looks whether somebody still waits for it, and for how long it goes on when nobody does.
 WATCH_EVERY = 5
-WATCH_PATIENCE = 30
+WATCH_PATIENCE = 120
 
 
 class KubeMake:

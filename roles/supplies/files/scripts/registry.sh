@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # Starts or stops a registry that belongs to one play.
-# usage: registry.sh start IMAGE_TOOL SET RUNS TTL_SECONDS: prints {"port": …, "run": …, "images": …}
+# usage: registry.sh start IMAGE_TOOL SET RUNS TTL_SECONDS [OWNER_PID]: prints {"port": …, "run": …, "images": …}
 #        registry.sh stop RUN
 set -eu
 
@@ -19,7 +19,7 @@ if [ "$1" = stop ]; then
   exit
 fi
 
-tool=$2 set=$3 runs=$4 ttl=$5
+tool=$2 set=$3 runs=$4 ttl=$5 owner=${6:-}
 mkdir -p "$runs"
 # what interrupted plays left, whose servers have ended by themselves
 find "$runs" -mindepth 1 -maxdepth 1 -type d -mmin "+$((ttl / 60 + 1))" -exec rm -rf {} +
@@ -27,7 +27,7 @@ run=$(mktemp -d "$runs/XXXXXX")
 : >"$run/alive"
 # a session of its own: the server outlives this task and its connection
 setsid "$tool" serve --layout "$set/layout" --address 127.0.0.1:0 --port-file "$run/port" --until-gone "$run/alive" \
-  --ttl "${ttl}s" >"$run/log" 2>&1 </dev/null &
+  ${owner:+--until-gone "/proc/$owner"} --ttl "${ttl}s" >"$run/log" 2>&1 </dev/null &
 server=$!
 while [ ! -s "$run/port" ]; do
   if ! kill -0 "$server" 2>/dev/null; then

@@ -40,4 +40,4 @@ gomod=$(sed -n 's/^\t"GoMod": "\(.*\)",$/\1/p' <<<"$upstream")
 cp "$work/go.mod" go.mod
 : >go.sum
 go mod tidy 2>"$work/errors" ||
-  die "The modules that Kubernetes $version needs cannot be had: $(grep -v ': downloading ' "$work/errors" | tail -n 3 | paste -sd' ')"
+  die "The modules that Kubernetes $version needs cannot be had: $(grep -v ': downloading ' "$work/errors" | tail -n 1 | sed 's/^[[:space:]]*//')"

@@ -286,7 +286,7 @@ func TestServeEnds(t *testing.T) {
 	start := func(ttl time.Duration) chan error {
 		os.WriteFile(alive, nil, 0o644)
 		done := make(chan error, 1)
-		s := server{layout: dir, address: "127.0.0.1:0", portFile: port, untilGone: alive, ttl: ttl}
+		s := server{layout: dir, address: "127.0.0.1:0", portFile: port, untilGone: list{dir, alive}, ttl: ttl}
 		go func() { done <- s.serve() }()
 		for i := 0; i < 500; i++ {
 			if b, _ := os.ReadFile(port); len(b) > 0 {

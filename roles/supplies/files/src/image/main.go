@@ -23,7 +23,7 @@ const usage = `usage:
       [--label K=V]... [--stop-signal SIG] [--user USER] [--workdir DIR] [--archive OUT.tar] [--layout DIR]
   nodeforge-image extract --from ROOT.tar --output OUT.tar [--libraries] [--link DST=TARGET]... GLOB...
   nodeforge-image list --layout DIR
-  nodeforge-image serve --layout DIR --address 127.0.0.1:0 [--port-file F] [--until-gone F] [--ttl 1h]
+  nodeforge-image serve --layout DIR --address 127.0.0.1:0 [--port-file F] [--until-gone F]... [--ttl 1h]
 `
 
 // list is a flag that may be given several times.
@@ -107,7 +107,7 @@ func run(args []string, out io.Writer) error {
 		fs.StringVar(&s.layout, "layout", "", "")
 		fs.StringVar(&s.address, "address", "127.0.0.1:0", "")
 		fs.StringVar(&s.portFile, "port-file", "", "")
-		fs.StringVar(&s.untilGone, "until-gone", "", "")
+		fs.Var(&s.untilGone, "until-gone", "")
 		fs.DurationVar(&s.ttl, "ttl", time.Hour, "")
 		if err := parse(false); err != nil {
 			return err

@@ -24,9 +24,10 @@ import (
 
 // A server offers a layout to container engines of this machine for a while.
 type server struct {
-	layout, address     string
-	portFile, untilGone string
-	ttl                 time.Duration
+	layout, address string
+	portFile        string
+	untilGone       list
+	ttl             time.Duration
 }
 
 func (s *server) serve() error {
@@ -59,9 +60,11 @@ func (s *server) serve() error {
 	defer cancel()
 	go func() {
 		for range time.Tick(100 * time.Millisecond) {
-			if _, err := os.Stat(s.untilGone); s.untilGone != "" && errors.Is(err, os.ErrNotExist) {
-				cancel()
-				return
+			for _, path := range s.untilGone {
+				if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+					cancel()
+					return
+				}
 			}
 		}
 	}()
