@@ -2,10 +2,21 @@
 # Copyright (c) 2026, nodeforge contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-# Makes a tree of what lies in PARTIAL and puts it into PATH: lay_out.sh PARTIAL PATH VERSION DIGEST
-# Until the last step nothing but PARTIAL is touched, so an interrupted run leaves nothing that looks like a tree.
+# Makes the tree PATH: lay_out.sh PATH VERSION DIGEST; our own part of it is read as lines of file name, mode and content.
+# Until the last step it is made beside PATH, so an interrupted run leaves nothing that looks like a tree.
 set -euo pipefail
-partial=$1 path=$2 version=$3 digest=$4
+path=$1 version=$2 digest=$3
+partial=$(dirname "$path")/.$(basename "$path").partial
+
+# a run that was killed may have left some, too
+clean() { rm -rf "$partial" "$partial.log" "$partial.old"; }
+clean
+trap clean EXIT
+umask 022
+mkdir -p "$partial"
+while read -r file mode content; do
+  base64 -d <<<"$content" | install -D -m "$mode" /dev/stdin "$partial/$file"
+done
 # shellcheck source-path=SCRIPTDIR source=tree/hack/lib.sh
 source "$partial/hack/lib.sh"
 find_go
