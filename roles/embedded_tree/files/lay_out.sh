@@ -35,6 +35,7 @@ export GIT_COMMITTER_NAME=nodeforge GIT_COMMITTER_EMAIL=nodeforge@localhost
   env GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null git init --quiet --template= --initial-branch=main .
   mkdir -p .git/info
   printf '* -text\n' >.git/info/attributes # no conversion of line ends, whatever dependencies say
+  printf '/_output/\n/hack/nodeforge.mk\n' >.git/info/exclude
   # the modules' own lists of ignored files do not count
   repo -c core.looseCompression=1 add --all --force .
   repo commit --quiet --message "Kubernetes $version"
