@@ -168,19 +168,20 @@ ctr content rm "$blob" >/dev/null 2>&1
 ctr leases rm --sync "$lease" >/dev/null
 """
 
-# Ends the transfers of this run, told from all other processes by their environment, and removes what they leave.
+# Ends the transfers of this run, told from all other processes by their environment. Only ctr is killed: the shell around it
+# removes what it left. Waits for the end of all.
 ABORT = r"""
 i=0 left=yes
-while [ -n "$left" ] && [ "$i" -lt 100 ]; do
+while [ -n "$left" ] && [ "$i" -lt 200 ]; do
   left=
   for e in /proc/[0-9]*/environ; do
     if tr '\0' '\n' 2>/dev/null <"$e" | grep -q -x "$1"; then
-      p=${e#/proc/}; kill "${p%/environ}" 2>/dev/null && left=yes
+      left=yes p=${e%/environ}
+      [ "$(cat "$p/comm" 2>/dev/null)" != ctr ] || kill "${p#/proc/}" 2>/dev/null
     fi
   done
   i=$((i + 1))
 done
-[ -z "$2" ] || { rm -rf "$2"; rmdir "${2%/*}" 2>/dev/null; }
 exit 0
 """
 
@@ -293,7 +294,7 @@ class Containerd:
         if state == "ours" and not self.read_only:
             # its run was killed: what that began would go on for hours, and hold what this one needs
             self.started = True
-            self._run(ABORT, "NODEFORGE_TRANSFER=.*", "", timeout=30)
+            self._run(ABORT, "NODEFORGE_TRANSFER=.*", timeout=30)
         if state == "stopped":
             try:
                 self._start()
@@ -455,7 +456,7 @@ class Containerd:
 
     def abort(self) -> None:
         """Ends the transfers that this object has under way."""
-        self._run(ABORT, self._mark, self._hosts, timeout=30)
+        self._run(ABORT, self._mark, timeout=30)
 
 
 def log_message(line: str) -> str:

@@ -303,7 +303,9 @@ class Engine:
         """
         command = list(argv)
         if stdin is not None:
-            command = ["sh", "-c", 'n=$1; shift; head -c "$n" | "$@"', "sh", str(stdin_size), *command]
+            # the engine takes minutes to notice that nobody reads what it is sent: what the command leaves is read for it
+            script = 'n=$1; shift; head -c "$n" | { "$@"; rc=$?; cat >/dev/null; exit $rc; }'
+            command = ["sh", "-c", script, "sh", str(stdin_size), *command]
         if timeout:
             command = ["timeout", "-k", "5", str(timeout), *command]
         doing = f'Running {argv[0]} in the container "{container}"'

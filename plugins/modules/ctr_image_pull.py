@@ -498,7 +498,7 @@ class ImagePuller:
             with open(archive.path, "rb") as file:
                 compressed = file.read(2) == b"\x1f\x8b"
             result = containerd.load(
-                read_chunks(archive.path),
+                self._until_stopped(read_chunks(archive.path)),
                 size,
                 self.platform,
                 archive.names,
@@ -514,6 +514,12 @@ class ImagePuller:
         except (Failed, EngineError, OSError) as e:
             for ref in archive.configs:
                 self._fail(self.images[ref], e if not isinstance(e, OSError) else Failed(f"{doing} failed: {e.strerror}; build it again"))
+
+    def _until_stopped(self, chunks: c.Iterable[bytes]) -> t.Iterator[bytes]:
+        for chunk in chunks:
+            if self._stopping.is_set():
+                raise EngineError("interrupted")
+            yield chunk
 
     def _why(self, rc: int, stderr: str, remedy: str) -> str:
         """For what has no host to blame."""
@@ -543,6 +549,7 @@ class ImagePuller:
             self.actions.append(f"Dropped the damaged blob {damaged} of image {image.ref} from the cache")
             return False
         chunks, size = self.cache.stream(image.ref, content)
+        chunks = self._until_stopped(chunks)
         result = containerd.load(chunks, size, self.platform, {image.ref: image.ref}, pin=self.pin, timeout=self.timeout)
         if result.rc:
             raise Failed(

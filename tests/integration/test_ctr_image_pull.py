@@ -691,8 +691,9 @@ def test_a_full_disk(run_module: t.Any, start: t.Any, base: str, registry: Fault
     node = start(base, tmpfs={"/run": "", "/tmp": "", "/var/lib/containerd": "size=3m"})
     big = tmp_path / "big.tar"
     write_big_archive(big, "example.com/big:1", 8)
+    began = time.monotonic()
     result = run_module("ctr_image_pull", {"container": node.name, "archives": [str(big)], "images": [PAUSE], "mirrors": mirrors(registry)})
-    assert result.failed
+    assert result.failed and time.monotonic() - began < 15
     assert f'Importing the image archive "{big}" failed: the disk of the container engine is full; free space' in json.dumps(result["images"]).replace("\\", "")
     assert node.leftovers() == []
     # and once there is space again, it goes on
@@ -735,6 +736,29 @@ def test_an_interrupt(run_module: t.Any, node: Node, registry: FaultyRegistry, n
     assert not run_module("ctr_image_pull", args).failed
     with node.containerd():
         assert node.images() == {PAUSE: True, ETCD: True}
+
+
+def test_an_interrupted_import(run_module: t.Any, node: Node, tmp_path: pathlib.Path) -> None:
+    big = tmp_path / "big.tar"
+    write_big_archive(big, "example.com/big:1", 512)
+    process = run_module("ctr_image_pull", {"container": node.name, "archives": [str(big)]}, popen=True)
+    wait_for(lambda: "tar-layer.tar" in node.run("sh", "-c", "cat /var/lib/containerd/*content*/ingest/*/ref; exit 0"))
+    began = time.monotonic()
+    process.terminate()
+    assert json.loads(process.stdout.read().strip().splitlines()[-1])["msg"].startswith("Interrupted by SIGTERM")
+    assert time.monotonic() - began < 8
+    assert node.leftovers() == []
+    # not a half of it is in the container's way
+    assert node.run("find", "/var/lib/containerd/io.containerd.content.v1.content/ingest", "-mindepth", "1") == ""
+
+
+def test_an_import_that_takes_too_long(pull: t.Any, node: Node, tmp_path: pathlib.Path) -> None:
+    big = tmp_path / "big.tar"
+    write_big_archive(big, "example.com/big:1", 512)
+    result = pull(archives=[str(big)], transfer_timeout=1)
+    assert f'Importing the image archive "{big}" failed: it took longer than 1 s; raise transfer_timeout' in result["msg"], result
+    with node.containerd():
+        assert node.images() == {} and node.ctr("content", "ls", "-q") == ""
 
 
 def wait_for(condition: t.Callable[[], bool], seconds: float = 20) -> None:
