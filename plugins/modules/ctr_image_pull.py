@@ -255,6 +255,7 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._image_archive impo
 from ansible_collections.nodeforge.kind.plugins.module_utils._node_image import (
     BadInput,
     Reference,
+    build_fingerprint,
     parse_reference,
     without_arch,
 )
@@ -288,6 +289,7 @@ class Image:
         self.action = "present"
         self.content: Content | None = None
         self.attempts = 0
+        self.come = False
         self.msg = ""
 
     def result(self) -> dict[str, t.Any]:
@@ -333,6 +335,7 @@ class ImagePuller:
         self.cache = self._cache(params["cache_dir"])
         self.images = {ref: Image(ref) for ref in [*self.required, *(ref for archive in self.archives for ref in archive.configs)]}
         self.actions: list[str] = []
+        self.planned = False
         self._stopping = threading.Event()
 
     # options
@@ -470,7 +473,15 @@ class ImagePuller:
             if image.content is None:
                 image.action = "cached" if self.cache and self.cache.find(ref, self.platform) else "pulled"
                 jobs.append(self._bind(self._bring, image))
+        self.planned = True
         return jobs
+
+    def reached(self) -> dict[str, t.Any]:
+        """What is known on failure: nothing before the plan, and afterwards no image counts as come that has not."""
+        for image in self.images.values():
+            if image.action not in ("present", "failed") and not image.come:
+                image.action, image.msg = "failed", "interrupted"
+        return {"images": [image.result() for image in self.images.values()]} if self.planned else {}
 
     @staticmethod
     def _bind(job: c.Callable[..., None], item: t.Any) -> c.Callable[[Containerd], None]:
@@ -510,7 +521,9 @@ class ImagePuller:
             if result.rc:
                 remedy = "unpack it with gunzip, or use containerd 2 or newer" if compressed else "build it again"
                 raise Failed(f"{doing} failed: {self._why(result.rc, result.stderr, remedy)}")
-            self.actions += [f"Imported image {ref} from {archive.path}" for ref in archive.configs]
+            for ref in archive.configs:
+                self.images[ref].come = True
+                self.actions.append(f"Imported image {ref} from {archive.path}")
         except (Failed, EngineError, OSError) as e:
             for ref in archive.configs:
                 self._fail(self.images[ref], e if not isinstance(e, OSError) else Failed(f"{doing} failed: {e.strerror}; build it again"))
@@ -537,6 +550,7 @@ class ImagePuller:
                 image.action = "pulled"
                 self._pull(containerd, image)
                 self.actions.append(f"Pulled image {image.ref}")
+            image.come = True
         except (Failed, EngineError) as e:
             self._fail(image, e)
 
@@ -741,14 +755,18 @@ def main() -> None:
     puller: ImagePuller | None = None
     problem = ""
     try:
+        engine = Engine(module)
         with interruptible():
-            puller = ImagePuller(module, Engine(module))
-            module.exit_json(**puller.run())
+            try:
+                puller = ImagePuller(module, engine)
+                module.exit_json(**puller.run())
+            except Interrupted as e:
+                problem = f"Interrupted by {e}"
+                discarded = engine.discard(module.params["container"], build_fingerprint)
+                problem += discarded or ": the images that had come are there, the others are not; run again"
     except (EngineError, BadInput) as e:
         problem = str(e)
-    except Interrupted as e:
-        problem = f"Interrupted by {e}: the images that had come are there, the others are not; run again"
-    module.fail_json(msg=problem, **({"images": [image.result() for image in puller.images.values()]} if puller else {}))
+    module.fail_json(msg=problem, **(puller.reached() if puller else {}))
 
 
 if __name__ == "__main__":
