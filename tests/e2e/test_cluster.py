@@ -20,7 +20,8 @@ apiVersion: v1
 kind: Pod
 metadata: {name: web, labels: {app: web}}
 spec:
-  nodeName: NAME-worker
+  # the scheduler must place it: a claim waits for its choice
+  nodeSelector: {kubernetes.io/hostname: NAME-worker}
   containers:
   - name: web
     image: HELPER

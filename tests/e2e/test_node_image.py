@@ -4,10 +4,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import time
 
 import docker
+import pytest
 
-from .conftest import IMAGE, Play, build
+from .conftest import IMAGE, ROOT, TAG, Play, build
 
 
 def leftovers(engine: docker.DockerClient) -> list[str]:
@@ -57,3 +64,39 @@ def test_check_mode_predicts_a_new_image(node_image: Play, ansible_env: dict[str
     assert play.recap["changed"] > 0
     assert not engine.images.list("kindest/node:e2e-predicted")
     assert leftovers(engine) == []
+
+
+def registries() -> set[str]:
+    """The process ids of the add-ons' registries."""
+    found = set()
+    for command in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = command.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words[0].endswith(b"/nodeforge-image") and words[1:2] == [b"serve"]:
+            found.add(command.parent.name)
+    return found
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_play_leaves_nothing(sent: signal.Signals, node_image: Play, ansible_env: dict[str, str], engine: docker.DockerClient) -> None:
+    """In the middle of the assembly: the build container, the registry and the half-made image go, the old image stays."""
+    before, others = engine.images.get(IMAGE).id, registries()
+    inputs = json.dumps({"node_image_inputs": {"another": str(time.time())}})
+    command = ["ansible-playbook", "build-node.yml", "-e", f"node_image_tag={TAG}", "-e", inputs]
+    with subprocess.Popen(command, cwd=ROOT, env=ansible_env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as play:
+        deadline = time.monotonic() + 600
+        while not leftovers(engine):
+            assert play.poll() is None and time.monotonic() < deadline, "the play came to no build container"
+            time.sleep(0.05)
+        assert registries() - others
+        # as Ctrl-C does it: to all processes of the terminal
+        os.killpg(play.pid, sent)
+        play.wait(timeout=120)
+        assert play.returncode != 0
+    deadline = time.monotonic() + 60
+    while leftovers(engine) or registries() - others:
+        assert time.monotonic() < deadline, (leftovers(engine), registries() - others)
+        time.sleep(0.2)
+    assert engine.images.get(IMAGE).id == before
