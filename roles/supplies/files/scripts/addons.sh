@@ -21,11 +21,15 @@ trap 'exit 130' INT TERM HUP
 bin=$work/bin
 mkdir "$bin"
 
-# image REF BUILD_ARGUMENT...
+# image REF REVISION BUILD_ARGUMENT...: what tells the content goes into labels, the time
+# does not, so that the same content is the same image
 image() {
-  ref=$1
-  shift
-  "$IMAGE_TOOL" build --platform "$PLATFORM" --layout "$work/layout" --ref "$ref" "$@" >/dev/null
+  ref=$1 revision=$2
+  shift 2
+  "$IMAGE_TOOL" build --platform "$PLATFORM" --layout "$work/layout" --ref "$ref" "$@" \
+    --label "org.opencontainers.image.version=${ref##*:}" --label "org.opencontainers.image.revision=$revision" \
+    --label "org.opencontainers.image.source=https://github.com/nodeforge/nodeforge.kind" \
+    --label "org.opencontainers.image.created=1970-01-01T00:00:00Z" --label "io.nodeforge.platform=$PLATFORM" >/dev/null
 }
 
 # module NAME MODULE VERSION REF: the directory with a go.mod for that version: the
@@ -58,11 +62,11 @@ build "$coredns" "$bin/coredns" .
 build "$SOURCES/addons" "$bin/" ./cmd/netd ./cmd/pause
 LDFLAGS="-X main.VERSION=${PROVISIONER_REF##*:}" build "$SOURCES/addons" "$bin/" github.com/rancher/local-path-provisioner
 
-image "$ETCD_REF" --file "$bin/etcd=usr/local/bin/etcd" --cmd etcd
-image "$COREDNS_REF" --file "$bin/coredns=coredns" --entrypoint /coredns
-image "$PAUSE_REF" --file "$bin/pause=pause" --entrypoint /pause --user 65535:65535
-image "$NETD_REF" --file "$bin/netd=netd" --entrypoint /netd
-image "$PROVISIONER_REF" --file "$bin/local-path-provisioner=usr/bin/local-path-provisioner" --cmd local-path-provisioner
+image "$ETCD_REF" "v$ETCD_VERSION" --file "$bin/etcd=usr/local/bin/etcd" --cmd etcd
+image "$COREDNS_REF" "v$COREDNS_VERSION" --file "$bin/coredns=coredns" --entrypoint /coredns
+image "$PAUSE_REF" "${PAUSE_REF##*:}" --file "$bin/pause=pause" --entrypoint /pause --user 65535:65535
+image "$NETD_REF" "${NETD_REF##*:}" --file "$bin/netd=netd" --entrypoint /netd
+image "$PROVISIONER_REF" "${PROVISIONER_REF##*:}" --file "$bin/local-path-provisioner=usr/bin/local-path-provisioner" --cmd local-path-provisioner
 
 # The helper makes and removes directories, and serves as a small shell in tests.
 "$IMAGE_TOOL" extract --from "$ROOTFS" --output "$work/busybox.tar" usr/bin/busybox
@@ -72,7 +76,7 @@ for applet in sh ash cat chmod chown cp date dd df du echo env false find free g
   top touch traceroute true umount uname vi wc wget which xargs; do
   set -- "$@" --link "bin/$applet=/usr/bin/busybox"
 done
-image "$HELPER_REF" --base "$work/busybox.tar" "$@" --cmd sh
+image "$HELPER_REF" "${HELPER_REF##*:}" --base "$work/busybox.tar" "$@" --cmd sh
 
 for manifest in default-cni.yaml default-storage.yaml; do
   sed "s|@NETD_IMAGE@|$NETD_REF|; s|@PROVISIONER_IMAGE@|$PROVISIONER_REF|; s|@HELPER_IMAGE@|$HELPER_REF|" \
