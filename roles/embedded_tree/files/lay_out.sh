@@ -6,7 +6,14 @@
 # Until the last step it is made beside PATH, so an interrupted run leaves nothing that looks like a tree.
 set -euo pipefail
 path=$1 version=$2 digest=$3
+mapfile -t files # whatever comes: Ansible takes input that is left unread for an error
 partial=$(dirname "$path")/.$(basename "$path").partial
+
+# One at a time: what a killed play had begun may still be at work, and may even complete the tree.
+mkdir -p "$(dirname "$path")"
+exec 9<"$(dirname "$path")"
+flock 9
+if [[ $(cat "$path/.git/nodeforge-tree" 2>/dev/null) == "$version $digest" ]]; then exit; fi
 
 # a run that was killed may have left some, too
 clean() { rm -rf "$partial" "$partial.log" "$partial.old"; }
@@ -14,7 +21,8 @@ clean
 trap clean EXIT
 umask 022
 mkdir -p "$partial"
-while read -r file mode content; do
+for line in "${files[@]}"; do
+  read -r file mode content <<<"$line"
   base64 -d <<<"$content" | install -D -m "$mode" /dev/stdin "$partial/$file"
 done
 # shellcheck source-path=SCRIPTDIR source=tree/hack/lib.sh
