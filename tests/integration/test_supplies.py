@@ -177,7 +177,9 @@ def test_every_file_has_a_say() -> None:
     directories = (ROLE / "vars" / "main.yml").read_text()
     for file in (ROLE / "files").rglob("*"):
         if file.is_file():
-            assert re.search(rf"[ \[]{re.escape(str(file.parent.relative_to(ROLE / 'files')))}(,|\]|\n)", directories), file
+            assert re.search(
+                rf"[ \[]{re.escape(str(file.parent.relative_to(ROLE / 'files')))}(,|\]|\n)", directories
+            ), file
 
 
 def test_second_run(play: Play, supplied: Supplied) -> None:
@@ -242,7 +244,9 @@ def test_base_image(supplied: Supplied) -> None:
     config = json.loads(docker("image", "inspect", base))[0]["Config"]
     assert config["Entrypoint"] == ["/usr/local/bin/entrypoint", "/sbin/init"]
     assert config["StopSignal"] == "SIGRTMIN+3"
-    assert {"org.opencontainers.image.version", "io.nodeforge.platform", "io.nodeforge.fingerprint"} <= set(config["Labels"])
+    assert {"org.opencontainers.image.version", "io.nodeforge.platform", "io.nodeforge.fingerprint"} <= set(
+        config["Labels"]
+    )
 
     def run(*command: str) -> str:
         return docker("run", "--rm", "--network", "none", "--entrypoint", command[0], base, *command[1:])
@@ -254,7 +258,9 @@ def test_base_image(supplied: Supplied) -> None:
     assert sandbox in run("containerd", "config", "dump")
     assert set(run("ls", "/opt/cni/bin").split()) >= {"ptp", "host-local", "portmap", "loopback"}
     # nothing of the machine that made it
-    assert run("sh", "-c", "cat /etc/apt/sources.list /etc/apt/sources.list.d/* /etc/machine-id 2>/dev/null || true") == ""
+    assert (
+        run("sh", "-c", "cat /etc/apt/sources.list /etc/apt/sources.list.d/* /etc/machine-id 2>/dev/null || true") == ""
+    )
     with pytest.raises(DockerError, match=r"^crictl: .*frobnicate.*$"):
         run("crictl", "frobnicate")
 
@@ -264,8 +270,31 @@ def test_base_image_boots(supplied: Supplied) -> None:
     name = f"nodeforge-test-supplies-{uuid.uuid4().hex[:8]}"
     docker("network", "create", name)
     docker(
-        *["run", "--detach", "--network", name, "--tty", "--privileged", "--name", name, "--hostname", name, "--tmpfs", "/run", "--tmpfs", "/tmp"],
-        *["--volume", "/var", "--security-opt", "seccomp=unconfined", "--cgroupns", "private", supplied.facts["supplies_base_image"]],
+        *[
+            "run",
+            "--detach",
+            "--network",
+            name,
+            "--tty",
+            "--privileged",
+            "--name",
+            name,
+            "--hostname",
+            name,
+            "--tmpfs",
+            "/run",
+            "--tmpfs",
+            "/tmp",
+        ],
+        *[
+            "--volume",
+            "/var",
+            "--security-opt",
+            "seccomp=unconfined",
+            "--cgroupns",
+            "private",
+            supplied.facts["supplies_base_image"],
+        ],
     )
     try:
         deadline = time.monotonic() + 120
@@ -283,7 +312,10 @@ def test_base_image_boots(supplied: Supplied) -> None:
         assert docker("exec", name, "getent", "ahostsv4", name).split()[0].count(".") == 3
         identity = docker("exec", name, "cat", "/etc/machine-id", "/kind/product_uuid")
         docker("restart", name)
-        assert docker("exec", name, "cat", "/etc/machine-id", "/kind/product_uuid").splitlines()[1] == identity.splitlines()[1]
+        assert (
+            docker("exec", name, "cat", "/etc/machine-id", "/kind/product_uuid").splitlines()[1]
+            == identity.splitlines()[1]
+        )
     finally:
         docker("rm", "--force", "--volumes", name)
         docker("network", "rm", name)
@@ -303,7 +335,18 @@ def test_iptables_root(supplied: Supplied) -> None:
             "nft list ruleset",
             "conntrack --version",
         ):
-            docker("run", "--rm", "--network", "none", "--cap-add", "NET_ADMIN", "--entrypoint", f"/usr/sbin/{command.split()[0]}", image, *command.split()[1:])
+            docker(
+                "run",
+                "--rm",
+                "--network",
+                "none",
+                "--cap-add",
+                "NET_ADMIN",
+                "--entrypoint",
+                f"/usr/sbin/{command.split()[0]}",
+                image,
+                *command.split()[1:],
+            )
     finally:
         docker("rmi", image)
 
@@ -350,17 +393,44 @@ def private_cache(supplied: Supplied, tmp_path_factory: pytest.TempPathFactory) 
             shutil.copy2(source, target)
 
     cache = tmp_path_factory.mktemp("cache") / "cache"
-    shutil.copytree(supplied.cache / "supplies", cache / "supplies", copy_function=link, ignore=shutil.ignore_patterns("run"))
+    shutil.copytree(
+        supplied.cache / "supplies", cache / "supplies", copy_function=link, ignore=shutil.ignore_patterns("run")
+    )
     (cache / "bin").mkdir()
     (cache / "bin" / "nodeforge-image").symlink_to(os.readlink(supplied.cache / "bin" / "nodeforge-image"))
     (cache / "supplies" / "run").mkdir()
     return cache
 
 
+def test_registry_of_a_killed_play_ends(play: Play, supplied: Supplied, tmp_path: pathlib.Path) -> None:
+    hold = tmp_path / "hold"
+    hold.touch()
+    process, facts = play.start(hold=str(hold))
+    try:
+        while not facts.exists() or not facts.read_text():
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.2)
+        url = f"http://{json.loads(facts.read_text())['supplies_registry']}/v2/"
+        assert http("GET", url)[0] == 200
+        process.kill()
+        process.wait(30)
+        deadline = time.monotonic() + 10
+        with pytest.raises(urllib.error.URLError):
+            while time.monotonic() < deadline:
+                http("GET", url)
+                time.sleep(0.2)
+    finally:
+        hold.unlink()
+        process.kill()
+        process.stdout.close()
+
+
 def kubeadm(directory: pathlib.Path, etcd: str, coredns: str) -> str:
     """Stands for the kubeadm of another Kubernetes version, of which only the list of images is asked."""
     program = directory / "kubeadm"
-    program.write_text(f"#!/bin/sh\nprintf 'registry.k8s.io/coredns/coredns:{coredns}\\nregistry.k8s.io/etcd:{etcd}\\n'\n")
+    program.write_text(
+        f"#!/bin/sh\nprintf 'registry.k8s.io/coredns/coredns:{coredns}\\nregistry.k8s.io/etcd:{etcd}\\n'\n"
+    )
     program.chmod(0o755)
     return str(program)
 
@@ -383,7 +453,12 @@ def kubeadm(directory: pathlib.Path, etcd: str, coredns: str) -> str:
     ],
 )
 def test_versions(
-    play: Play, tmp_path: pathlib.Path, supplied: Supplied, variables: dict[str, str], replaced: dict[str, str], tags: list[str]
+    play: Play,
+    tmp_path: pathlib.Path,
+    supplied: Supplied,
+    variables: dict[str, str],
+    replaced: dict[str, str],
+    tags: list[str],
 ) -> None:
     """Check mode tells which images would be there, and what kubeadm has to be told."""
     played = play("--check", supplies_kubeadm=kubeadm(tmp_path, "3.6.5-0", "v1.12.1"), **variables)
@@ -400,9 +475,18 @@ def test_versions(
     [
         ({"supplies_etcd_version": "3.99.0"}, r"go\.etcd\.io/etcd/server/v3@v3\.99\.0: set supplies_etcd_version"),
         ({"supplies_kubeadm": "/nowhere/kubeadm"}, r"supplies_kubeadm names /nowhere/kubeadm, which is no program"),
-        ({"supplies_platform": "linux/s390x"}, r"supplies_platform must be one of: linux/amd64, linux/arm64, got: linux/s390x"),
-        ({"supplies_keyring": "/nowhere.gpg", "supplies_refresh": "new"}, r"keyring /nowhere\.gpg does not exist: correct supplies_keyring"),
-        ({"supplies_mirror": "http://127.0.0.1:9/debian", "supplies_refresh": "new"}, r"could not make a trixie root .* from http://127\.0\.0\.1:9/debian"),
+        (
+            {"supplies_platform": "linux/s390x"},
+            r"supplies_platform must be one of: linux/amd64, linux/arm64, got: linux/s390x",
+        ),
+        (
+            {"supplies_keyring": "/nowhere.gpg", "supplies_refresh": "new"},
+            r"keyring /nowhere\.gpg does not exist: correct supplies_keyring",
+        ),
+        (
+            {"supplies_mirror": "http://127.0.0.1:9/debian", "supplies_refresh": "new"},
+            r"could not make a trixie root .* from http://127\.0\.0\.1:9/debian",
+        ),
         ({"supplies_extra_packages": ["no-such-package"]}, r"could not make a trixie root .*no-such-package"),
         (
             {"supplies_environment": {"DOCKER_HOST": "tcp://127.0.0.1:9", "PATH": os.environ["PATH"]}},
