@@ -19,7 +19,7 @@ from .conftest import IMAGE, ROOT, TAG, Play, build
 
 def leftovers(engine: docker.DockerClient) -> list[str]:
     # the API itself: the client's list inspects each container, and one may be gone by then
-    return [c["Names"][0] for c in engine.api.containers(all=True, filters={"label": "io.nodeforge.build"})]
+    return [c["Names"][0] for c in engine.api.containers(all=True, filters={"name": "nodeforge-build-"})]
 
 
 def test_summary_tells_the_truth(node_image: Play, engine: docker.DockerClient) -> None:

@@ -49,5 +49,5 @@ def test_manifests_are_there(host: Host) -> None:
 
 
 def test_nothing_is_left_behind(host: Host) -> None:
-    assert host.check_output("docker ps -aq --filter label=io.nodeforge.build") == ""
+    assert host.check_output("docker ps -aq --filter name=nodeforge-build-") == ""
     assert not [p for p in host.process.filter(comm="nodeforge-image") if "serve" in p.args]
