@@ -232,6 +232,7 @@ import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.validation import check_type_path
 from ansible_collections.nodeforge.kind.plugins.module_utils import _registry as registry
 from ansible_collections.nodeforge.kind.plugins.module_utils._containerd import Containerd, Store
 from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
@@ -717,7 +718,7 @@ def _archive_entries(archives: t.Any) -> list[dict[str, t.Any]]:
         entry = {"path": entry} if isinstance(entry, str) else entry
         if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
             raise EngineError(f"archives holds {entry!r}: give paths, or dictionaries with path and optionally ref and sha256")
-        result.append({**entry, "path": os.path.expanduser(os.path.expandvars(entry["path"]))})
+        result.append({**entry, "path": check_type_path(entry["path"])})
     return result
 
 

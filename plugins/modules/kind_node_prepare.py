@@ -307,6 +307,7 @@ import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.validation import check_type_path
 from ansible_collections.nodeforge.kind.plugins.module_utils import _node_image as node
 from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
     DOCKER_ARGS,
@@ -374,7 +375,7 @@ class Inputs:
             value = {"path": value}
         if not isinstance(value, dict) or not isinstance(value.get("path"), str):
             raise node.BadInput(f'The {kind} "{name}" has no path: give a path, or a dictionary with path as kube_make returns it')
-        return {**value, "path": os.path.expanduser(value["path"])}
+        return {**value, "path": check_type_path(value["path"])}
 
     def _binary(self, name: str, value: t.Any) -> node.File:
         if os.path.basename(name) != name or name in ("", ".", ".."):

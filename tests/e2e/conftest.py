@@ -108,7 +108,7 @@ def cluster(node_image: Play, tmp_path_factory: pytest.TempPathFactory, engine: 
         "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes:\n- role: control-plane\n- role: worker\n"
     )
     command = node_image.summary["boot"].split()
-    kind = next(word for word in command if word.endswith("kind"))
+    kind = command[0]
     kubectl = directory / "kubectl"
     # the built kubectl, out of the image itself
     container = engine.containers.create(IMAGE)

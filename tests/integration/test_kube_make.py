@@ -37,35 +37,35 @@ ARCH = $(notdir $(KUBE_BUILD_PLATFORMS))
 
 .PHONY: all quick-release-images stubborn lazy chatty wrong secret
 all:
-	@echo run >> $(COUNTER)
-	@echo "+++ Building $(WHAT) for $(KUBE_BUILD_PLATFORMS)"
-	@mkdir -p $(OUT)
-	@set -e; for what in $(WHAT); do \
-	  CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build $(FLAGS) -o $(OUT)/$$(basename $$what) ./$$what; done
+    @echo run >> $(COUNTER)
+    @echo "+++ Building $(WHAT) for $(KUBE_BUILD_PLATFORMS)"
+    @mkdir -p $(OUT)
+    @set -e; for what in $(WHAT); do \
+      CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build $(FLAGS) -o $(OUT)/$$(basename $$what) ./$$what; done
 
 quick-release-images:
-	@rm -rf _output/release-images
-	@$(MAKE) --no-print-directory all WHAT="cmd/kubelet $(KUBE_EXTRA_WHAT)" KUBE_OUTPUT_SUBPATH=dockerized
-	@mkdir -p _output/release-images/$(ARCH)
-	@set -e; for name in $(SERVERS); do \
-	  cp _output/dockerized/bin/$(KUBE_BUILD_PLATFORMS)/kubelet _output/stage-$$name; \
-	  sh hack/image.sh $$name $(ARCH) _output/release-images/$(ARCH)/$$name.tar; done
+    @rm -rf _output/release-images
+    @$(MAKE) --no-print-directory all WHAT="cmd/kubelet $(KUBE_EXTRA_WHAT)" KUBE_OUTPUT_SUBPATH=dockerized
+    @mkdir -p _output/release-images/$(ARCH)
+    @set -e; for name in $(SERVERS); do \
+      cp _output/dockerized/bin/$(KUBE_BUILD_PLATFORMS)/kubelet _output/stage-$$name; \
+      sh hack/image.sh $$name $(ARCH) _output/release-images/$(ARCH)/$$name.tar; done
 
 stubborn:
-	@sh -c 'trap "" TERM; echo $$$$ > _output/pid; while :; do sleep 0.1; done'
+    @sh -c 'trap "" TERM; echo $$$$ > _output/pid; while :; do sleep 0.1; done'
 
 lazy:
-	@sh -c 'echo $$$$ > _output/pid; exec sleep 600'
+    @sh -c 'echo $$$$ > _output/pid; exec sleep 600'
 
 chatty:
-	@head -c 300000000 /dev/zero | tr '\0' 'x' | fold -w 120
+    @head -c 300000000 /dev/zero | tr '\0' 'x' | fold -w 120
 
 wrong:
-	@true
+    @true
 
 secret:
-	@echo "the token is $$MY_TOKEN"
-"""
+    @echo "the token is $$MY_TOKEN"
+""".replace("\n    ", "\n\t")
 
 VERSION_SCRIPT = r"""#!/usr/bin/env bash
 cd "$(dirname "$0")/.." || exit 1
@@ -551,7 +551,7 @@ def as_nobody(tree: Tree) -> t.Any:
     payload = json.dumps({"ANSIBLE_MODULE_ARGS": {"tree": str(tree.path), "what": ["kubelet"]}})
     environment = {**os.environ, "PYTHONPATH": str(COLLECTIONS)}
     process = subprocess.run(
-        [sys.executable, "-c", code], input=payload, capture_output=True, text=True, env=environment
+        [sys.executable, "-c", code], input=payload, capture_output=True, check=False, text=True, env=environment
     )
     assert "Traceback" not in process.stderr, process.stderr
     return json.loads(process.stdout)
@@ -611,7 +611,7 @@ def test_two_at_once(tree: Tree, run_module: t.Any, make: t.Any) -> None:
     assert results[0]["outputs"] == results[1]["outputs"]
 
     holder = run_module("kube_make", {**args, "targets": ["lazy"]}, popen=True)
-    wait_for(lambda: (tree.path / "_output/pid").exists())
+    wait_for((tree.path / "_output/pid").exists)
     message = failure(make(timeout=1))
     assert "Another build of the tree" in message
     assert not make(check=True)["changed"], "check mode needs no lock"
@@ -626,7 +626,7 @@ def test_full_disk(tree: Tree, make: t.Any) -> None:
     output.mkdir()
     if (
         subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(output)], capture_output=True
+            ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(output)], capture_output=True, check=False
         ).returncode
         != 0
     ):
@@ -707,7 +707,7 @@ def playbook(tree: Tree, ansible_env: dict[str, str]) -> t.Callable[..., t.Any]:
         }
         if popen:
             return subprocess.Popen([*command, *arguments], start_new_session=True, **pipes)
-        return subprocess.run([*command, *arguments], timeout=120, **pipes)
+        return subprocess.run([*command, *arguments], timeout=120, check=False, **pipes)
 
     return run
 

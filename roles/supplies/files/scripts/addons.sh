@@ -80,7 +80,7 @@ image "$HELPER_REF" "${HELPER_REF##*:}" --base "$work/busybox.tar" "$@" --cmd sh
 
 for manifest in default-cni.yaml default-storage.yaml; do
   sed "s|@NETD_IMAGE@|$NETD_REF|; s|@PROVISIONER_IMAGE@|$PROVISIONER_REF|; s|@HELPER_IMAGE@|$HELPER_REF|" \
-    "$MANIFESTS/$manifest" >"$work/$manifest"
+    "$MANIFESTS/$manifest.in" >"$work/$manifest"
 done
 "$IMAGE_TOOL" list --layout "$work/layout" >"$work/images.json"
 rm -r "$bin" "$work/busybox.tar"

@@ -21,8 +21,11 @@ fi
 
 tool=$2 set=$3 runs=$4 ttl=$5 owner=${6:-}
 mkdir -p "$runs"
-# what interrupted plays left, whose servers have ended by themselves
-find "$runs" -mindepth 1 -maxdepth 1 -type d -mmin "+$((ttl / 60 + 1))" -exec rm -rf {} +
+# What killed plays left: their servers took the port file away as they ended. One that
+# has none yet, because it starts right now, is younger than a minute.
+find "$runs" -mindepth 1 -maxdepth 1 -type d -mmin +1 | while read -r old; do
+  if [ ! -e "$old/port" ] || [ -n "$(find "$old" -maxdepth 0 -mmin "+$((ttl / 60 + 1))")" ]; then rm -rf "$old"; fi
+done
 run=$(mktemp -d "$runs/XXXXXX")
 : >"$run/alive"
 # a session of its own: the server outlives this task and its connection
