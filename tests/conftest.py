@@ -4,20 +4,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
+import time
 import typing as t
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COLLECTIONS = ROOT / ".collections"
-# a run that is told to stop runs its fixtures' clean-up, as after Ctrl-C
-signal.signal(signal.SIGTERM, signal.default_int_handler)
+# A run that is told to stop runs its fixtures' clean-up. SIGINT, too: a shell's background job starts with it ignored,
+# and so would every program that a test interrupts.
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.default_int_handler)
 # unit tests import the collection's code by its real name
 sys.path.insert(0, str(COLLECTIONS))
 
@@ -63,6 +68,34 @@ def run_module() -> RunModule:
         return result
 
     return run
+
+
+@pytest.fixture(scope="session")
+def peak_memory() -> t.Callable[[t.Any], tuple[str, int]]:
+    """peak_memory(run_module(..., popen=True)): waits for a module's end and returns its output and its peak in KiB."""
+
+    def watch(process: t.Any) -> tuple[str, int]:
+        peak = 0
+        while process.poll() is None:
+            # not what wait4 tells: that begins with the memory of the parent
+            found = re.search(r"VmHWM:\s+(\d+) kB", pathlib.Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8"))
+            peak = max(peak, int(found.group(1)) if found else 0)
+            time.sleep(0.02)
+        assert peak, "the module ended before its memory could be read"
+        return process.stdout.read(), peak
+
+    return watch
+
+
+@pytest.fixture
+def no_orphans(tmp_path: pathlib.Path) -> t.Iterator[None]:
+    """For a test that kills ansible-playbook outright: its workers, in sessions of their own, would wait for it for ever."""
+    yield
+    for command in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = command.read_text(encoding="utf-8", errors="replace")
+            if "ansible-playbook" in words and str(tmp_path) in words:
+                os.kill(int(command.parent.name), signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")

@@ -790,17 +790,11 @@ def write_big_archive(path: pathlib.Path, reference: str, megabytes: int) -> Non
         file.write(bytes(1024))
 
 
-def test_memory_stays_flat(run_module: t.Any, node: Node, layout: Layout, tmp_path: pathlib.Path, registry: FaultyRegistry) -> None:
+def test_memory_stays_flat(run_module: t.Any, peak_memory: t.Any, node: Node, layout: Layout, tmp_path: pathlib.Path, registry: FaultyRegistry) -> None:
     big = tmp_path / "big.tar"
     write_big_archive(big, "example.com/big:1", 1024)
     process = run_module("ctr_image_pull", {"container": node.name, "archives": [str(big)]}, popen=True)
-    peak = 0
-    while process.poll() is None:
-        # not what wait4 tells: that begins with the memory of the parent
-        found = re.search(r"VmHWM:\s+(\d+) kB", pathlib.Path(f"/proc/{process.pid}/status").read_text())
-        peak = max(peak, int(found.group(1)) if found else 0)
-        time.sleep(0.05)
+    out, peak = peak_memory(process)
     big.unlink()
-    out = process.stdout.read()
     assert actions(json.loads(out.strip().splitlines()[-1])) == {"example.com/big:1": "imported"}, out
     assert 20 * 1024 < peak < 150 * 1024, f"{peak} KB"

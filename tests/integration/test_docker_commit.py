@@ -236,16 +236,14 @@ def paused(client: docker.DockerClient, container: t.Any) -> bool:
     return t.cast(bool, client.api.inspect_container(container.id)["State"]["Paused"])
 
 
-def test_memory(run_module, args, container) -> None:
+def test_memory(run_module, peak_memory, args, container) -> None:
     """Many files, and some of them large."""
     script = "mkdir /many; i=0; while [ $i -lt 3000 ]; do echo $i >/many/$i; i=$((i+1)); done; head -c 500000000 /dev/zero >/big"
     assert container.exec_run(["sh", "-c", script]).exit_code == 0
     process = run_module("docker_commit", args, popen=True)
-    output = process.stdout.read()
-    _pid, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    output, peak = peak_memory(process)
     assert process.returncode == 0, output
-    assert usage.ru_maxrss < 150 * 1024, f"{usage.ru_maxrss} KiB"
+    assert peak < 150 * 1024, f"{peak} KiB"
     assert not run_module("docker_commit", args)["changed"]
 
 

@@ -168,6 +168,7 @@ def test_second_run_changes_nothing(play: t.Callable[..., Play], tree: pathlib.P
     assert (looked.rc, looked.changed) == (0, 0), looked.output
 
 
+@pytest.mark.usefixtures("no_orphans")
 def test_an_interrupted_run_is_repaired(play: t.Callable[..., Play], tmp_path: pathlib.Path) -> None:
     running = play(popen=True, embedded_tree_cache=str(tmp_path))
     partial = tmp_path / "trees" / f".{VERSION}.partial"

@@ -325,15 +325,12 @@ def gigabyte(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def test_memory(run_module, args, client, gigabyte: str) -> None:
+def test_memory(run_module, peak_memory, args, client, gigabyte: str) -> None:
     args["binaries"]["kubelet"] = gigabyte
     process = run_module("kind_node_prepare", args, popen=True)
-    output = process.stdout.read()
-    _pid, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    result = json.loads(output)
-    assert process.returncode == 0, result
-    assert usage.ru_maxrss < 150 * 1024, f"{usage.ru_maxrss} KiB"
+    output, peak = peak_memory(process)
+    assert process.returncode == 0, output
+    assert peak < 150 * 1024, f"{peak} KiB"
     assert shell(client.containers.get(args["name"]), "stat -c %s /usr/bin/kubelet") == f"{1024**3}\n"
 
 

@@ -416,6 +416,7 @@ def private_cache(supplied: Supplied, tmp_path_factory: pytest.TempPathFactory) 
     return cache
 
 
+@pytest.mark.usefixtures("no_orphans")
 def test_registry_of_a_killed_play_ends(play: Play, supplied: Supplied, tmp_path: pathlib.Path) -> None:
     hold = tmp_path / "hold"
     hold.touch()
