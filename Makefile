@@ -1,7 +1,7 @@
 # Copyright (c) 2026, nodeforge contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-# make node [SOURCE=checkout] [VERSION=v1.37.2] [TAG=kindest/node:main]    build a node image
+# make node [SOURCE=checkout] [VERSION=v1.37.2] [TAG=main]                 build a node image
 # make test                                                               run every test
 # OPTIONS is handed to ansible-playbook, PYTEST_ARGS to pytest, PYTHON names another Python.
 
@@ -31,7 +31,7 @@ venv-test:
 	@tools/venv.sh .cache/venv requirements-test.txt
 
 node: venv ## build a node image [SOURCE= VERSION= TAG= OPTIONS=]
-	@tools/play.sh build-node.yml $(if $(SOURCE),-e "{kube_source: '$$(realpath -ms -- '$(SOURCE)')'}") \
+	@tools/play.sh build-node.yml $(if $(SOURCE),-e "{kube_source: '$$(realpath -ms -- '$(patsubst ~/%,$(HOME)/%,$(SOURCE))')'}") \
 	  $(if $(VERSION),-e "{embedded_tree_version: '$(VERSION)'}") $(if $(TAG),-e "{node_image_tag: '$(TAG)'}") $(OPTIONS)
 
 host: venv ## prepare this machine only: engine, tools, kind
@@ -58,7 +58,7 @@ molecule: venv-test host ## the molecule scenario
 test-e2e: venv-test host ## the node image boots and traffic flows
 	$(pytest) tests/e2e $(PYTEST_ARGS)
 
-bench: venv-test host ## the figures of the README
+bench: venv-test host ## measure, with kind on the same inputs beside
 	$(bin)/python tests/bench/bench.py $(BENCH_ARGS)
 
 docs: venv-test ## the documentation of modules and roles, as text, into .cache/docs
@@ -72,7 +72,7 @@ docs: venv-test ## the documentation of modules and roles, as text, into .cache/
 changelog: venv-test ## turn the fragments into the release that galaxy.yml names, or update it
 	antsibull-changelog release --update-existing --reload-plugins
 
-clean: venv ## remove build containers, registries and clusters of tests that a run left behind
+clean: venv ## remove build containers that a killed run left behind
 	@tools/play.sh nodeforge.kind.clean $(OPTIONS)
 
 distclean: ## remove what this checkout made in itself

@@ -16,6 +16,7 @@ import posixpath
 import tarfile
 import tempfile
 import typing as t
+import zlib
 
 from ansible_collections.nodeforge.kind.plugins.module_utils._docker import CHUNK, EngineError, read_chunks
 
@@ -101,7 +102,7 @@ def read_archive(path: str, platform: str) -> list[Archived]:
                         documents[posixpath.normpath(member.name)] = head + file.read()
     except OSError as e:
         raise EngineError(f'The image archive "{path}" cannot be read: {e.strerror or e}; build it again or correct its path') from e
-    except (tarfile.TarError, EOFError) as e:
+    except (tarfile.TarError, EOFError, zlib.error) as e:
         raise EngineError(f'The image archive "{path}" is no whole tar archive ({e}): build it again') from e
 
     def read(digest: str) -> bytes:

@@ -78,6 +78,8 @@ class Reference(t.NamedTuple):
 def parse_reference(text: str, what: str = "image") -> Reference:
     """Takes NAME, NAME:TAG, NAME@DIGEST and NAME:TAG@DIGEST by the rules of Docker. ``what`` names the option in errors."""
     remedy = "write NAME:TAG, such as kindest/node:main"
+    if not isinstance(text, str):
+        raise BadInput(f"The {what} {text!r} is not text: {remedy}, in quotes")
     if not text:
         raise BadInput(f"The {what} is empty: {remedy}")
     if _ID.fullmatch(text):
@@ -148,11 +150,6 @@ def check_version(text: str) -> str:
             "such as v1.37.2 or v1.38.0-alpha.1.20+0123456789abcd-dirty"
         )
     return text
-
-
-def version_tag(version: str) -> str:
-    """A version as tag: tags know no plus sign."""
-    return version.replace("+", "_")
 
 
 # manifests and configuration of the node

@@ -8,6 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: ctr_image_pull
 short_description: Pull and import images into the containerd of a container
+version_added: 1.0.0
 description:
   - Brings images into the containerd inside a container, such as the build container of a kind node image. They are pulled from
     registries or mirrors, imported from archives, or taken from a cache on the build host.
@@ -755,18 +756,21 @@ def main() -> None:
     )
     puller: ImagePuller | None = None
     problem = ""
+    result: dict[str, t.Any] | None = None
     try:
         engine = Engine(module)
         with interruptible():
             try:
                 puller = ImagePuller(module, engine)
-                module.exit_json(**puller.run())
+                result = puller.run()
             except Interrupted as e:
                 problem = f"Interrupted by {e}"
                 discarded = engine.discard(module.params["container"], build_fingerprint)
                 problem += discarded or ": the images that had come are there, the others are not; run again"
     except (EngineError, BadInput) as e:
         problem = str(e)
+    if result is not None:
+        module.exit_json(**result)
     module.fail_json(msg=problem, **(puller.reached() if puller else {}))
 
 

@@ -193,7 +193,7 @@ def check_changes(changes: list[str]) -> list[str]:
     """Each is one known instruction on one line: the engine takes them joined by newlines."""
     for change in changes:
         instruction, _space, rest = change.strip().partition(" ")
-        if instruction.upper() not in INSTRUCTIONS or not rest.strip() or "\n" in change.strip():
+        if instruction.upper() not in INSTRUCTIONS or not rest.strip() or "\n" in change.strip() or change.rstrip().endswith("\\"):
             shown, allowed = " ".join(change.split()), ", ".join(INSTRUCTIONS)
             raise node.BadInput(f'The change "{shown}" is not one instruction that a commit takes: write one of {allowed} on one line')
     return [change.strip() for change in changes]
@@ -313,9 +313,10 @@ class Committer:
                     pause=self.params["pause"],
                     changes="\n".join(changes),
                 )
-            with self.engine.explained(f'Tagging the new image as "{image.familiar}:{image.tag}"'):
+            # a signal between the tag and the note of it would remove the image with its new tag
+            with deferred(), self.engine.explained(f'Tagging the new image as "{image.familiar}:{image.tag}"'):
                 self.engine.api.tag(made, image.familiar, image.tag)
-            made = None
+                made = None
         finally:
             if made:
                 with deferred():

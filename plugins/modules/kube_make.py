@@ -8,6 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: kube_make
 short_description: Compile Kubernetes from a source tree
+version_added: 1.0.0
 description:
   - Runs C(make) in a Kubernetes source tree, on the host or in the tree's own build container, and returns what it made,
     binaries and image archives, each with its path, size and checksum.

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, nodeforge contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The README's figures: this collection and kind, on the same inputs, in turns, in one run.
+"""The figures: this collection and kind, on the same inputs, in turns, in one run.
 
 What is compared is the assembly, from compiled Kubernetes to a committed node image: both start a build container from the
 same base, write the same binaries and manifests, and bring the same images into its containerd. Compiling is left out on both
@@ -113,7 +113,7 @@ def one_archive(images: dict[str, str], target: pathlib.Path, proxy: pathlib.Pat
         run("tar", "-x", "-C", saved, stdin=save.stdout)
 
     def full(name: str) -> str:
-        return f"docker.io/{name}" if name.startswith("kindest/") else name
+        return f"docker.io/{name}" if name.startswith(("kindest/", "nodeforge/")) else name
 
     repositories = json.loads((saved / "repositories").read_text())
     (saved / "repositories").write_text(json.dumps({full(name): tags for name, tags in repositories.items()}))

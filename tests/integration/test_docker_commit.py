@@ -261,6 +261,7 @@ BAD: list[tuple[dict[str, t.Any], str]] = [
     ({"name": None, "repository": "a:b", "tag": "c"}, 'The image "a:b:c" is not an image reference'),
     ({"name": None, "repository": "a", "tag": "b c"}, 'The image "a:b c" is not an image reference'),
     ({"changes": ["STOPSIGNAL 9"]}, 'The change "STOPSIGNAL 9" is not one instruction'),
+    ({"changes": ["ENV A=b \\"]}, "is not one instruction"),
     ({"changes": ["FROM scratch"]}, 'The change "FROM scratch" is not one instruction'),
     ({"changes": ["ENV"]}, 'The change "ENV" is not one instruction'),
     ({"changes": ["ENV A=b\nRUN x"]}, "is not one instruction"),

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -124,6 +125,16 @@ def test_oci_archives(tmp_path: pathlib.Path) -> None:
 def test_archives_that_make_no_sense(tmp_path: pathlib.Path, manifest: bytes) -> None:
     with pytest.raises(EngineError, match="is broken, its list of images makes no sense: build it again"):
         images.read_archive(tar(tmp_path / "a", {"manifest.json": manifest}), AMD64)
+
+
+def test_a_damaged_compressed_archive(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "a.tar.gz"
+    whole = bytearray(gzip.compress(pathlib.Path(tar(tmp_path / "a", {"manifest.json": b"[]", "layer": bytes(range(256)) * 4000})).read_bytes()))
+    for place in range(200, len(whole) - 20):
+        whole[place] ^= 0x55
+    path.write_bytes(whole)
+    with pytest.raises(EngineError, match="is no whole tar archive|cannot be read"):
+        images.read_archive(str(path), AMD64)
 
 
 # the cache
