@@ -670,6 +670,9 @@ class NodePreparer:
         name = self.after["container"]["name"]
         with self.engine.explained(f'Starting the build container "{name}"'):
             self.engine.api.start(container)
+            if self.inputs.platform != self.engine.platform:
+                # a program that cannot run here ends only after the engine has said that it runs
+                time.sleep(1)
             state = self.engine.container(container)
         if state is None or not state["State"]["Running"]:
             raise EngineError(f'The build container "{name}" ended at once: {self._foreign_hint()}')
@@ -683,7 +686,12 @@ class NodePreparer:
         """Writes the files that differ, in one archive."""
         files, folders = self.inputs.files, node.directories(self.inputs.files)
         paths = [*folders, *(file.dest for file in files)]
-        listing = self.engine.exec(container, ["sh", "-c", node.LISTING, "sh", *paths], timeout=600)
+        try:
+            listing = self.engine.exec(container, ["sh", "-c", node.LISTING, "sh", *paths], timeout=600)
+        except EngineError as e:
+            if adopted or self.inputs.platform == self.engine.platform:
+                raise
+            raise EngineError(f"The build container ended at once: {self._foreign_hint()}") from e
         if listing.rc != 0 or len(listing.stdout.splitlines()) != len(paths):
             if not adopted and self.inputs.platform != self.engine.platform:
                 raise EngineError(f"Looking at the files of the build container failed ({listing.reason}): {self._foreign_hint()}")
