@@ -413,3 +413,16 @@ def build_fingerprint(container: c.Mapping[str, t.Any]) -> str | None:
 
 def _why(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error)
+
+
+def image_facts(image: dict[str, t.Any]) -> dict[str, t.Any]:
+    """What modules return of an image, from the engine's description of it."""
+    return {
+        "id": image["Id"],
+        "size": image["Size"],
+        "layers": image["RootFS"].get("Layers") or [],
+        "repo_tags": image["RepoTags"] or [],
+        "labels": (image["Config"] or {}).get("Labels") or {},
+        "created": image["Created"],
+        "platform": f"{image['Os']}/{image['Architecture']}",
+    }

@@ -259,7 +259,7 @@ class Committer:
             "changed": changed,
             "actions": self.actions,
             "fingerprint": fingerprint,
-            "image": after and image_facts(after),
+            "image": after and node.image_facts(after),
         }
         if self.module._diff:
             unknown = changed and self.module.check_mode
@@ -342,18 +342,6 @@ class Committer:
 def kind_is_directory(stat: dict[str, t.Any]) -> bool:
     """The topmost bit of Go's file mode."""
     return bool(stat["mode"] >> 31 & 1)
-
-
-def image_facts(image: dict[str, t.Any]) -> dict[str, t.Any]:
-    return {
-        "id": image["Id"],
-        "size": image["Size"],
-        "layers": image["RootFS"].get("Layers") or [],
-        "repo_tags": image["RepoTags"] or [],
-        "labels": (image["Config"] or {}).get("Labels") or {},
-        "created": image["Created"],
-        "platform": f"{image['Os']}/{image['Architecture']}",
-    }
 
 
 def main() -> None:

@@ -262,6 +262,11 @@ up_to_date:
   returned: O(state=present)
   type: bool
   sample: false
+image:
+  description: The node image, as M(nodeforge.kind.docker_commit) returns it. V(null) unless it is up to date.
+  returned: O(state=present)
+  type: dict
+  sample: {id: "sha256:9b0c1d2e3f405162738495a6b7c8d9eaf0b1c2d3e4f5061728394a5b6c7d8e9f", size: 581000000}
 labels:
   description: What the node image should tell about itself, to hand to M(nodeforge.kind.docker_commit). Empty where RV(fingerprint) is V(null).
   returned: O(state=present)
@@ -500,6 +505,7 @@ class NodePreparer:
             "built_images": inputs.built_images,
             "fingerprint": None,
             "up_to_date": False,
+            "image": None,
             "labels": {},
             "changes": [],
         }
@@ -512,8 +518,8 @@ class NodePreparer:
 
         made = self.engine.image(inputs.node_image) if inputs.node_image else None
         told = ((made or {}).get("Config") or {}).get("Labels") or {}
-        if told.get(node.FINGERPRINT_LABEL) == fingerprint:
-            result["up_to_date"] = True
+        if made and told.get(node.FINGERPRINT_LABEL) == fingerprint:
+            result.update(up_to_date=True, image=node.image_facts(made))
             images = told.get("io.nodeforge.images")
             result["required_images"] = images.split(",") if images else None
             result["labels"] = self._labels(base, result, told.get("org.opencontainers.image.created"))

@@ -210,6 +210,7 @@ def test_up_to_date(run_module, args, client) -> None:
     for check in (True, False):
         again = run_module("kind_node_prepare", args, check=check, diff=True)
         assert again["up_to_date"] and not again["changed"] and again["container"] is None
+        assert again["image"]["id"] == client.images.get(args["node_image"]).id
         for key in ("required_images", "built_images", "fingerprint", "labels"):
             assert again[key] == first[key], key
     # made from other inputs, the same image is not up to date

@@ -2,13 +2,13 @@
 # Copyright (c) 2026, nodeforge contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-# Tells what lies at the tree's place: state.sh PATH VERSION DIGEST
-#   absent, ready (and then, where Go is and whether there are patches in the tree)
+# Tells what lies at the tree's place: state.sh PATH VERSION DIGEST SETTINGS
+#   absent, ready (and then, where Go is, whether hack/nodeforge.mk is SETTINGS, and whether there are patches in the tree)
 #   stale   made by another release of the collection, and without a single edit
 #   kept    the same with edits, so it stays
 #   other   a tree of another version, which is the next line; foreign: no tree of ours
 set -euo pipefail
-path=$1 version=$2 digest=$3
+path=$1 version=$2 digest=$3 settings=$4
 
 repo() { GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null git -C "$path" -c safe.directory="$path" "$@"; }
 
@@ -50,4 +50,6 @@ else
   state=foreign
 fi
 printf '%s\n' "$state" "$go"
+settings=$(printf '%s' "${settings//@GO@/"$go"}") # without its last newline, as the file's content comes here
+if [[ $(cat "$path/hack/nodeforge.mk" 2>/dev/null) == "$settings" ]]; then printf 'told\n'; fi
 if [[ $state == ready || $state == kept ]] && patched; then printf 'patched\n'; fi
