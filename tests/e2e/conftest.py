@@ -4,16 +4,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import time
 import typing as t
 
 import docker
 import pytest
+import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # another tag than a user's own image: a test must not replace it
@@ -38,11 +41,11 @@ class Play(t.NamedTuple):
         return {line.split(None, 1)[0]: line.split(None, 1)[1] for line in lines}
 
 
-def build(env: dict[str, str], *extra: str, check: bool = True, playbook: str = "build-node.yml") -> Play:
+def build(env: dict[str, str], *extra: str, check: bool = True, playbook: str = "build-node.yml", tag: str = TAG) -> Play:
     """Runs the playbook as a user does, from the checkout."""
     started = time.monotonic()
     run = subprocess.run(
-        ["ansible-playbook", playbook, "-e", f"node_image_tag={TAG}", *extra],
+        ["ansible-playbook", playbook, "-e", f"node_image_tag={tag}", *extra],
         cwd=ROOT,
         env=env,
         capture_output=True,
@@ -75,6 +78,32 @@ class Cluster:
     def __init__(self, name: str, kubeconfig: pathlib.Path, kubectl: str, kind: str) -> None:
         self.name, self.kubeconfig, self._kubectl, self.kind = name, kubeconfig, kubectl, kind
 
+    def node_exec(self, engine: docker.DockerClient, node: str, *argv: str) -> str:
+        """What a command prints in a node, named by its part after the cluster's name."""
+        code, output = engine.containers.get(f"{self.name}-{node}").exec_run(list(argv))
+        assert code == 0, output
+        return output.decode()
+
+    def check_version(self, version: str) -> None:
+        """All nodes are Ready, and every one of them, the API server and kubectl are of this version."""
+        self.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=90s")
+        nodes = json.loads(self.kubectl("get", "nodes", "-o", "json"))["items"]
+        assert {node["status"]["nodeInfo"]["kubeletVersion"] for node in nodes} == {version}
+        told = json.loads(self.kubectl("version", "-o", "json"))
+        assert told["serverVersion"]["gitVersion"] == version
+        assert told["clientVersion"]["gitVersion"] == version
+
+    def check_no_pulls(self, engine: docker.DockerClient, *nodes: str) -> None:
+        """All that ran so far was in the image: no node asked its containerd for a pull."""
+        events = json.loads(self.kubectl("get", "events", "-A", "-o", "json"))["items"]
+        started = [event["message"] for event in events if event["reason"] == "Pulled"]
+        assert started, "no event tells where images came from"
+        assert [message for message in started if "already present on machine" not in message] == []
+        for node in nodes:
+            journal = self.node_exec(engine, node, "journalctl", "-u", "containerd", "--no-pager", "-o", "cat")
+            assert journal
+            assert [line for line in journal.splitlines() if "PullImage" in line] == []
+
     def kubectl(self, *args: str, stdin: str | None = None, check: bool = True, timeout: float = 120) -> str:
         run = subprocess.run(
             [self._kubectl, "--kubeconfig", str(self.kubeconfig), *args],
@@ -99,28 +128,30 @@ class Cluster:
             time.sleep(0.5)
 
 
-@pytest.fixture(scope="session")
-def cluster(node_image: Play, tmp_path_factory: pytest.TempPathFactory, engine: docker.DockerClient) -> t.Iterator[Cluster]:
-    """A control plane and a worker, booted by the command that the play printed, only with one worker more."""
-    directory = tmp_path_factory.mktemp("cluster")
+@contextlib.contextmanager
+def boot(play: Play, directory: pathlib.Path, engine: docker.DockerClient, name: str, *, workers: int = 0) -> t.Iterator[Cluster]:
+    """A cluster, booted by the command that the play printed, only with workers. It is gone afterwards, whatever happens."""
     kubeconfig, config = directory / "kubeconfig", directory / "kind.yaml"
-    config.write_text(
-        "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes:\n- role: control-plane\n- role: worker\n"
-    )
-    command = node_image.summary["boot"].split()
+    command = shlex.split(play.summary["boot"])
+    if "--config" in command:  # what the image asks of kubeadm
+        at = command.index("--config")
+        settings = yaml.safe_load(pathlib.Path(command[at + 1]).read_text())
+        del command[at : at + 2]
+    else:
+        settings = {"kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4"}
+    config.write_text(yaml.safe_dump({**settings, "nodes": [{"role": "control-plane"}, *[{"role": "worker"}] * workers]}))
     kind = command[0]
-    kubectl = directory / "kubectl"
     # the built kubectl, out of the image itself
-    container = engine.containers.create(IMAGE)
+    container = engine.containers.create(play.summary["image"])
     try:
         stream, _stat = container.get_archive("/usr/bin/kubectl")
         subprocess.run(["tar", "-x", "-C", str(directory)], input=b"".join(stream), check=True)
     finally:
         container.remove(force=True)
-    subprocess.run([kind, "delete", "cluster", "--name", CLUSTER], capture_output=True, check=False)
+    subprocess.run([kind, "delete", "cluster", "--name", name], capture_output=True, check=False)
     try:
         run = subprocess.run(
-            [*command, "--name", CLUSTER, "--config", str(config), "--kubeconfig", str(kubeconfig), "--wait", "3m", "--retain"],
+            [*command, "--name", name, "--config", str(config), "--kubeconfig", str(kubeconfig), "--wait", "3m", "--retain"],
             capture_output=True,
             text=True,
             timeout=420,
@@ -128,10 +159,17 @@ def cluster(node_image: Play, tmp_path_factory: pytest.TempPathFactory, engine: 
         )
         if run.returncode != 0:
             logs = directory / "logs"
-            subprocess.run([kind, "export", "logs", str(logs), "--name", CLUSTER], capture_output=True, check=False)
+            subprocess.run([kind, "export", "logs", str(logs), "--name", name], capture_output=True, check=False)
             journal = "".join(p.read_text(errors="replace")[-4000:] for p in sorted(logs.glob("*/kubelet.log")))
             pytest.fail(f"{run.stdout}\n{run.stderr}\n{journal}")
-        yield Cluster(CLUSTER, kubeconfig, str(kubectl), kind)
+        yield Cluster(name, kubeconfig, str(directory / "kubectl"), kind)
     finally:
-        subprocess.run([kind, "delete", "cluster", "--name", CLUSTER], capture_output=True, check=False)
-        assert not engine.api.containers(all=True, filters={"name": CLUSTER})
+        subprocess.run([kind, "delete", "cluster", "--name", name], capture_output=True, check=False)
+        assert not engine.api.containers(all=True, filters={"name": name})
+
+
+@pytest.fixture(scope="session")
+def cluster(node_image: Play, tmp_path_factory: pytest.TempPathFactory, engine: docker.DockerClient) -> t.Iterator[Cluster]:
+    """A control plane and a worker."""
+    with boot(node_image, tmp_path_factory.mktemp("cluster"), engine, CLUSTER, workers=1) as booted:
+        yield booted

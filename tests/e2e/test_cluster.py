@@ -46,20 +46,9 @@ spec:
 """
 
 
-def node_exec(engine: docker.DockerClient, node: str, *argv: str) -> str:
-    code, output = engine.containers.get(node).exec_run(list(argv))
-    assert code == 0, output
-    return output.decode()
-
-
 def test_both_nodes_ready_with_the_built_version(cluster: Cluster, node_image: Play) -> None:
-    cluster.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=90s")
-    nodes = json.loads(cluster.kubectl("get", "nodes", "-o", "json"))["items"]
-    version = node_image.summary["kubernetes"]
-    assert [node["status"]["nodeInfo"]["kubeletVersion"] for node in nodes] == [version, version]
-    told = json.loads(cluster.kubectl("version", "-o", "json"))
-    assert told["serverVersion"]["gitVersion"] == version
-    assert told["clientVersion"]["gitVersion"] == version
+    cluster.check_version(node_image.summary["kubernetes"])
+    assert len(cluster.kubectl("get", "nodes", "-o", "name").split()) == 2
 
 
 def test_every_pod_becomes_ready(cluster: Cluster) -> None:
@@ -67,7 +56,7 @@ def test_every_pod_becomes_ready(cluster: Cluster) -> None:
 
 
 def test_traffic_dns_and_storage(cluster: Cluster, engine: docker.DockerClient) -> None:
-    images = json.loads(node_exec(engine, f"{CLUSTER}-worker", "crictl", "images", "-o", "json"))["images"]
+    images = json.loads(cluster.node_exec(engine, "worker", "crictl", "images", "-o", "json"))["images"]
     helper = next(tag for image in images for tag in image["repoTags"] if "local-path-helper" in tag)
     cluster.kubectl("create", "-f", "-", stdin=WORKLOAD.replace("NAME", CLUSTER).replace("HELPER", helper))
     cluster.kubectl("wait", "--for=condition=Ready", "pod/web", "pod/client", "--timeout=120s", timeout=150)
@@ -90,15 +79,7 @@ def test_traffic_dns_and_storage(cluster: Cluster, engine: docker.DockerClient) 
 
 
 def test_nodes_pulled_nothing(cluster: Cluster, engine: docker.DockerClient) -> None:
-    """All that ran so far was in the image: no node asked its containerd for a pull."""
-    events = json.loads(cluster.kubectl("get", "events", "-A", "-o", "json"))["items"]
-    started = [event["message"] for event in events if event["reason"] == "Pulled"]
-    assert started, "no event tells where images came from"
-    assert [message for message in started if "already present on machine" not in message] == []
-    for node in (f"{CLUSTER}-control-plane", f"{CLUSTER}-worker"):
-        journal = node_exec(engine, node, "journalctl", "-u", "containerd", "--no-pager", "-o", "cat")
-        assert journal
-        assert [line for line in journal.splitlines() if "PullImage" in line] == []
+    cluster.check_no_pulls(engine, "control-plane", "worker")
 
 
 def test_image_is_one_layer_on_its_base(node_image: Play, engine: docker.DockerClient) -> None:
