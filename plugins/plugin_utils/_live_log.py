@@ -99,6 +99,11 @@ class LiveLogActionBase(ActionBase):
             self._task.check_mode = False
         if predicted.get("failed") or not predicted.get("changed"):
             return predicted
+        interpreter = str(self._templar.template(task_vars.get("ansible_python_interpreter") or ""))
+        if len(interpreter.split()) > 1:
+            self._prefix = f"[{task_vars.get('inventory_hostname', 'host')}]"
+            self._show([f"No progress is shown: Ansible starts no job with an interpreter that has a blank in its path ({interpreter})"])
+            return self._execute_module(task_vars=task_vars)
         return self._follow(progress, task_vars)
 
     def _follow(self, progress: str, task_vars: dict[str, t.Any]) -> dict[str, t.Any]:

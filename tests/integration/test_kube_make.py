@@ -768,6 +768,16 @@ def test_ways_to_run(
     assert result_of(tree)["changed"] is changed and tree.runs == runs
 
 
+def test_interpreter_with_a_blank_in_its_path(tree: Tree, playbook: t.Any, tmp_path: pathlib.Path) -> None:
+    """As in the virtual environment of a checkout whose path has one: Ansible cannot start jobs with it."""
+    (tmp_path / "my venv").symlink_to(sys.prefix)
+    interpreter = str(tmp_path / "my venv/bin/python")
+    process = playbook("-e", json.dumps({"ansible_python_interpreter": interpreter}))
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "No progress is shown" in process.stderr
+    assert result_of(tree)["changed"] and tree.runs == 1
+
+
 def test_failure_through_ansible(tree: Tree, playbook: t.Any) -> None:
     tree.write("cmd/kubelet/main.go", "package main\n\nfunc main() { undefinedThing() }\n")
     process = playbook(keywords="ignore_errors: true")
