@@ -26,7 +26,7 @@ done
 if [ -n "$interrupted" ]; then
   trap '' INT TERM HUP
   echo "Interrupted: removing what the run left behind" >&2
-  ansible-playbook nodeforge.kind.clean -e "clean_build_containers=$container" </dev/null >&2 ||
+  ansible-playbook nodeforge.kind.clean "${@:2}" -e "clean_build_containers=$container" </dev/null >&2 ||
     echo "The play nodeforge.kind.clean failed: run make clean." >&2
   [ "$status" -ne 0 ] || status=130
 fi
