@@ -10,7 +10,6 @@ import pathlib
 
 import docker
 import pytest
-
 from e2e.conftest import ROOT, boot, build
 
 PATCH = ROOT / "docs" / "examples" / "kubelet-log-line.patch"
