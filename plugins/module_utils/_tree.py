@@ -184,7 +184,8 @@ def read_features(tree: str) -> Features:
         mounted=bool(common) and "rsync" not in common,
         version_file="KUBE_GIT_VERSION_FILE" in common,
         container_images=container_images,
-        image_debug=not images or "DBG" in images,
+        # what compiles on the host has all of make's variables in its environment
+        image_debug=not container_images or "DBG" in images,
         image_functions="kube::release::build_server_images" in release,
         static_overrides="KUBE_STATIC_OVERRIDES" in golang,
         buildx_builder="buildx" in common,
