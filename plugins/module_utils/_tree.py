@@ -277,6 +277,8 @@ def go_decision(features: Features, host: str, environment: c.Mapping[str, str],
     wanted = environment.get("GO_VERSION") or features.go_wanted
     host_only = given == "local" or (given in ("", "auto") and bool(environment.get("FORCE_HOST_GO")))
     fetched = features.go_fetched and wanted and not host_only
+    if not host:
+        return "stop", "none", "install Go, add its directory to PATH, or use builder=container"
     if given not in ("", "auto", "local"):
         return "ok", f"{given}, as GOTOOLCHAIN says", ""
     if fetched and go_number(wanted) == go_number(host):
@@ -286,11 +288,9 @@ def go_decision(features: Features, host: str, environment: c.Mapping[str, str],
         if at_hand:
             return "ok", f"{value}, which is on this host", ""
         remedy = f"the build downloads Go {wanted}; where it cannot, use builder=container"
-        if host and go_number(host) >= go_number(features.go_minimum):
+        if go_number(host) >= go_number(features.go_minimum):
             remedy += " or set FORCE_HOST_GO=y in environment to compile with this host's"
         return "warning", value, remedy
-    if not host:
-        return "stop", "none", "install Go, add its directory to PATH, or use builder=container"
     if go_number(host) < go_number(features.go_minimum):
         remedy = f"install Go {features.go_minimum} or newer"
         if host_only:

@@ -268,11 +268,11 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nodeforge.kind.plugins.module_utils import _tree
 from ansible_collections.nodeforge.kind.plugins.module_utils._tree import TreeError
+from ansible_collections.nodeforge.kind.plugins.module_utils._tree_host import TreeHost
 
 # Constant text: everything variable comes as an argument of the shell, so nothing needs quoting.
 REDIRECT = f'unset {_tree.UNSET}; log=$1; shift; exec "$@" </dev/null >"$log" 2>&1'
 GO_SETTINGS = ("GOVERSION", "GOFLAGS", "GOEXPERIMENT", "GOTOOLCHAIN", "CGO_ENABLED", "GOAMD64", "GOARM64")
-GO_PLACES = ("/usr/local/go/bin", "/usr/lib/go/bin")
 SECRET_NAMES = ("TOKEN", "PASSWORD", "PASSWD", "SECRET", "CREDENTIAL", "_KEY", "APIKEY")
 # The file that the action plugin touches as long as it waits, and in which it looks for the log's path.
 ALIVE = os.environ.get(_tree.ALIVE_VARIABLE, "")
@@ -313,9 +313,9 @@ class KubeMake:
         self.log_path = params["log_path"] or os.path.join(self.request.state_directory, f"{self.request.key}.log")
         if params["log_path"] and not os.path.isdir(os.path.dirname(os.path.abspath(self.log_path))):
             raise TreeError(f'The directory of the log_path "{self.log_path}" does not exist; create it first.')
-        self.environment = self._environment()
-        self.make = self._program("make", f'to build the tree "{tree}"')
-        self.timeout_program = self._program("timeout", "to end a build that takes too long")
+        self.host = TreeHost(module, tree, self.given_environment)
+        self.make = self.host.program("make", f'to build the tree "{tree}"')
+        self.timeout_program = self.host.program("timeout", "to end a build that takes too long")
         self.result: dict[str, t.Any] = {"changed": False, "actions": [], "platform": self.request.platform}
         self.result["cmd"] = self.request.command(self.make)
         self.version_lines: dict[str, str] = {}
@@ -331,52 +331,13 @@ class KubeMake:
             if secret and len(value) >= 6:
                 self.module.no_log_values.add(value)
 
-    def _environment(self) -> dict[str, str]:
-        environment = {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C.UTF-8", "LANGUAGE": "C"}
-        path = self.given_environment.get("PATH", os.environ.get("PATH", os.defpath))
-        # a login that is not interactive often lacks the place where Go's own installation puts it
-        places = [place for place in GO_PLACES if os.access(os.path.join(place, "go"), os.X_OK)]
-        environment["PATH"] = os.pathsep.join(dict.fromkeys(path.split(os.pathsep) + places))
-        environment.update(_tree.git_environment(self.request.tree, os.environ))
-        environment.update({name: value for name, value in self.given_environment.items() if name != "PATH"})
-        return environment
-
-    def _find(self, name: str) -> str | None:
-        for directory in self.environment["PATH"].split(os.pathsep):
-            path = os.path.join(directory, name)
-            if directory and os.path.isfile(path) and os.access(path, os.X_OK):
-                return path
-        return None
-
-    def _program(self, name: str, purpose: str) -> str:
-        path = self._find(name)
-        if path is None:
-            raise TreeError(
-                f"This host has no {name}, which is needed {purpose}; install it or add its directory to PATH in environment."
-            )
-        return path
-
-    def _run(self, command: list[str], cwd: str | None = None, more: dict[str, str] | None = None) -> tuple[int, bytes, bytes]:
-        try:
-            result: tuple[int, bytes, bytes] = self.module.run_command(
-                command,
-                cwd=cwd,
-                environ_update={**self.environment, **(more or {})},
-                encoding=None,
-                expand_user_and_vars=False,
-                handle_exceptions=False,
-            )
-        except OSError as e:
-            raise TreeError(f'"{command[0]}" cannot be run ({e.strerror}); repair it.') from e
-        return result
-
     # -- what has to be done --------------------------------------------------------------------------------------------
 
     def _toolchain(self) -> dict[str, str]:
         """What compiles, apart from what the tree itself says. A build container's image is named by the tree's files."""
         if self.request.uses_engine:
             return {"builder": "container"}
-        go = self._find("go")
+        go = self.host.find("go")
         if go is None:
             if self.request.images:
                 return {"builder": "the tree's own"}
@@ -384,7 +345,7 @@ class KubeMake:
                 "This host has no Go, which is needed to compile; install it, add its directory to PATH in environment, or use builder=container."
             )
         # outside the tree, so that Go does not download the toolchain that the tree's go.mod wishes for
-        rc, out, err = self._run([go, "env", *GO_SETTINGS], cwd="/")
+        rc, out, err = self.host.run([go, "env", *GO_SETTINGS], cwd="/")
         if rc != 0:
             raise TreeError(
                 f"{go} does not work ({err.decode('utf-8', 'replace').strip()[:200]}); repair the installation of Go."
@@ -395,78 +356,28 @@ class KubeMake:
         """What would end the build only after a while, or make it do something unexpected."""
         request = self.request
         if request.uses_engine:
-            docker = self._program("docker", "for the tree's build container")
-            _tree.check_engine(
-                request.tree,
-                self.features,
-                request.images,
-                self.environment.get("DOCKER_HOST", os.environ.get("DOCKER_HOST", "")),
-                self._find("rsync") is not None,
-                lambda: self._run([docker, "buildx", "version"])[0] == 0,
-            )
-            told = {"KUBE_GIT_VERSION", "KUBE_GIT_VERSION_FILE"} & {*os.environ, *self.given_environment}
-            _tree.check_container_version(request.tree, self.features, bool(told))
+            self.host.check_container_build(self.features, request.images)
         elif not request.images:
-            level, value, remedy = self._go_decision()
+            level, value, remedy = self.host.go_decision(self.features, request.params)
             if level == "stop":
                 raise TreeError(f'The tree "{request.tree}" cannot be compiled by this host\'s Go ({value}); {remedy}.')
             if level == "warning":
                 self.module.warn(f"Go: {value}; {remedy}.")
 
-    def _go_decision(self) -> tuple[str, str, str]:
-        settings = {**os.environ, **self.given_environment, **self.request.params}
-        wanted = settings.get("GO_VERSION") or self.features.go_wanted
-        go = self._program("go", "to compile")
-        # not what a newer Go would say of itself in the tree, and asked without the network
-        host = self._run([go, "env", "GOVERSION"], cwd="/", more={"GOTOOLCHAIN": "local"})[1].decode().strip()
-        at_hand = False
-        if self.features.go_fetched and _tree.go_number(wanted) != _tree.go_number(host):
-            fetched = {"GOTOOLCHAIN": f"go{wanted}", "GOPROXY": "off", "GOFLAGS": ""}
-            at_hand = self._run([go, "version"], cwd="/", more=fetched)[0] == 0
-        return _tree.go_decision(self.features, host, settings, at_hand)
-
-    def _version(self) -> str:
-        tree = self.request.tree
-        script = os.path.join(tree, _tree.VERSION_SCRIPT)
-        if not os.path.isfile(script):
-            raise TreeError(f'"{tree}" has no {_tree.VERSION_SCRIPT}; name the root of a Kubernetes source tree.')
-        command = (
-            [script]
-            if os.access(script, os.X_OK)
-            else [self._program("bash", f"to run {_tree.VERSION_SCRIPT}"), script]
-        )
-        given = self.environment.get("KUBE_GIT_VERSION_FILE", os.environ.get("KUBE_GIT_VERSION_FILE", ""))
-        if given and not os.path.isfile(os.path.join(tree, given)):
-            raise TreeError(f'KUBE_GIT_VERSION_FILE names "{given}", which is not a file on this host; write it first.')
-        rc, out, err = self._run(command, cwd=tree)
-        said = err.decode("utf-8", "replace").strip().splitlines() or ["no message"]
-        # without git Kubernetes' script stumbles over the variable that it did not set
-        if rc != 0 and "KUBE_GIT_VERSION: unbound variable" not in said[-1]:
-            raise TreeError(
-                f'{_tree.VERSION_SCRIPT} of the tree "{tree}" failed with exit status {rc} ({said[-1][:300]}); repair the checkout.'
-            )
-        self.version_lines = _tree.parse_status_lines(out.decode("utf-8", "replace"))
-        git = self._find("git")
-        shallow = False
-        if git and not self.version_lines["gitVersion"]:
-            shallow = self._run([git, "-C", tree, "rev-parse", "--is-shallow-repository"])[1].strip() == b"true"
-        return _tree.check_version(
-            self.version_lines["gitVersion"], tree, os.path.exists(os.path.join(tree, ".git")), shallow, git is not None
-        )
-
     def _wanted(self) -> dict[str, t.Any]:
         """All that decides the outputs' content."""
         request = self.request
-        git = self._find("git") if os.path.exists(os.path.join(request.tree, ".git")) else None
+        git = self.host.find("git") if os.path.exists(os.path.join(request.tree, ".git")) else None
         fingerprint = (
-            _tree.git_fingerprint(request.tree, git, self._run, self.hashes)
+            _tree.git_fingerprint(request.tree, git, self.host.run, self.hashes)
             if git
             else _tree.walk_fingerprint(request.tree)
         )
         environment = json.dumps(self.given_environment, sort_keys=True).encode()
+        self.version_lines = self.host.version_lines()
         return {
             "fingerprint": fingerprint,
-            "version": self._version(),
+            "version": self.version_lines["gitVersion"],
             "toolchain": self._toolchain(),
             "inputs": _tree.inputs_digest(self.module.params["inputs"], self.hashes),
             "parameters": {**request.variables(), "environment": hashlib.sha256(environment).hexdigest()},
@@ -566,7 +477,7 @@ class KubeMake:
             rc = self.module.run_command(
                 ["/bin/sh", "-c", REDIRECT, "sh", self.log_path, *self._bound_to_us(), *command],
                 cwd=self.request.tree,
-                environ_update={**self.environment, **self._told_version()},
+                environ_update={**self.host.environment, **self._told_version()},
                 expand_user_and_vars=False,
                 handle_exceptions=False,
                 before_communicate_callback=self._started,
@@ -633,7 +544,7 @@ class KubeMake:
 
     def _bound_to_us(self) -> list[str]:
         """make must not outlive this module even when that is killed outright, where util-linux is there to see to it."""
-        setpriv = self._find("setpriv")
+        setpriv = self.host.find("setpriv")
         return [setpriv, "--pdeathsig", "TERM"] if setpriv else []
 
     def _outputs(self, strict: bool) -> dict[str, dict[str, t.Any]]:
@@ -774,25 +685,25 @@ class KubeMake:
 
     def _containers(self) -> set[str]:
         """Containers of a build of this tree: an ended ``docker run`` does not end its container."""
-        docker = self._find("docker") if self.request.in_container or self.request.images else None
+        docker = self.host.find("docker") if self.request.in_container or self.request.images else None
         if docker is None:
             return set()
         listing = [docker, "ps", "--no-trunc", "--format", "{{.ID}} {{.Names}}", "--filter"]
-        rc, out, dummy = self._run([*listing, f"volume={self.request.tree}"])
+        rc, out, dummy = self.host.run([*listing, f"volume={self.request.tree}"])
         result = {line.split()[0] for line in out.decode().splitlines()} if rc == 0 else set()
-        git = self._find("git")
+        git = self.host.find("git")
         if self.features.builder_image and git:
             # these have no part of the tree mounted; the tree's scripts name them by host, path and branch
-            branch = self._run([git, "symbolic-ref", "--short", "-q", "HEAD"], cwd=self.request.tree)[1].decode().strip()
+            branch = self.host.run([git, "symbolic-ref", "--short", "-q", "HEAD"], cwd=self.request.tree)[1].decode().strip()
             name = _tree.builder_hash(os.environ.get("HOSTNAME") or socket.gethostname(), self.request.tree, branch)
-            rc, out, dummy = self._run([*listing, f"name={name}"])
+            rc, out, dummy = self.host.run([*listing, f"name={name}"])
             result |= _tree.builder_containers(out.decode(), name) if rc == 0 else set()
         return result
 
     def _remove_containers(self, before: set[str]) -> None:
         left = sorted(self._containers() - before)
         if left:
-            self._run([self._program("docker", "to remove build containers"), "rm", "--force", "--volumes", *left])
+            self.host.run([self.host.program("docker", "to remove build containers"), "rm", "--force", "--volumes", *left])
 
 
 def main() -> None:
