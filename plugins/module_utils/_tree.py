@@ -162,9 +162,9 @@ class Features:
     static_overrides: bool = False
     buildx_builder: bool = False
     buildx_images: bool = False
-    # the Go that it wishes for, fetches by itself unless told otherwise, and at least needs
+    # the Go that it wishes for, how it fetches that unless told otherwise, and what it needs at least
     go_wanted: str = ""
-    go_fetched: bool = False
+    go_fetched: str = ""
     go_minimum: str = ""
     # its kubelets refuse cgroup v1 unless told otherwise (from 1.35 on)
     fails_cgroup_v1: bool = False
@@ -191,7 +191,7 @@ def read_features(tree: str) -> Features:
         buildx_builder="buildx" in common,
         buildx_images=container_images and "buildx" in release,
         go_wanted=_code(tree, ".go-version").strip(),
-        go_fetched=bool(re.search(r"GOTOOLCHAIN|gimme", golang)),
+        go_fetched="toolchain" if "GOTOOLCHAIN" in golang else "gimme" if "gimme" in golang else "",
         go_minimum=max((match.group(1) for match in minimum if match), key=go_number, default=""),
         fails_cgroup_v1=bool(re.search(r"FailCgroupV1 = \S*\(true\)", defaults)),
     )

@@ -102,7 +102,7 @@ class TreeHost:
         if go:
             # not what a newer Go would say of itself in the tree, and asked without the network
             host = self.run([go, "env", "GOVERSION"], cwd="/", more={"GOTOOLCHAIN": "local"})[1].decode().strip()
-            if features.go_fetched and _tree.go_number(wanted) != _tree.go_number(host):
+            if features.go_fetched == "toolchain" and _tree.go_number(wanted) != _tree.go_number(host):
                 fetched = {"GOTOOLCHAIN": f"go{wanted}", "GOPROXY": "off", "GOFLAGS": ""}
                 at_hand = self.run([go, "version"], cwd="/", more=fetched)[0] == 0
         return _tree.go_decision(features, host, settings, at_hand)

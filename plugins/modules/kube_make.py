@@ -448,6 +448,12 @@ class KubeMake:
         after = {output["path"]: output["sha256"] for kind in outputs.values() for output in kind.values()}
         self.result["outputs"] = outputs
         self.result["actions"].append(f"Ran {command}, because {because}")
+        kubelet = outputs["binaries"].get("kubelet")
+        if kubelet and not kubelet["static"] and not (self.request.in_container or self.request.images):
+            self.module.warn(
+                f"{kubelet['path']} needs the C library of this host, and a node may have an older one; where the tree knows it, set "
+                "KUBE_STATIC_OVERRIDES=kubelet in params, else use builder=container."
+            )
         for path in sorted({*before, *after}):
             if before.get(path) != after.get(path):
                 self.result["changed"] = True
@@ -506,8 +512,11 @@ class KubeMake:
         if not (self.request.uses_engine and self.features.mounted and self.features.version_file):
             return {}
         path = os.path.join(self.request.state_directory, "version")
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(_tree.version_definitions(self.version_lines))
+        try:
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(_tree.version_definitions(self.version_lines))
+        except OSError as e:
+            raise TreeError(f'The version file "{path}" cannot be written ({e.strerror}); mend that and run this again.') from e
         return {"KUBE_GIT_VERSION_FILE": path}
 
     @contextlib.contextmanager
@@ -516,31 +525,36 @@ class KubeMake:
         place = os.path.join(self.request.tree, _tree.IMAGES)
         kept = os.path.join(self.request.state_directory, "kept-images")
 
+        @contextlib.contextmanager
+        def explained() -> t.Iterator[None]:
+            try:
+                yield
+            except (OSError, shutil.Error) as e:
+                raise TreeError(
+                    f'The image archives of other platforms cannot be kept between "{place}" and "{kept}" ({e}); mend that or move them away.'
+                ) from e
+
         def put_back() -> None:
-            with contextlib.suppress(FileNotFoundError):
-                for arch in os.listdir(kept):
-                    if not os.path.exists(os.path.join(place, arch)):
-                        os.makedirs(place, exist_ok=True)
-                        os.rename(os.path.join(kept, arch), os.path.join(place, arch))
-                shutil.rmtree(kept)
+            for arch in os.listdir(kept) if os.path.isdir(kept) else []:
+                if not os.path.exists(os.path.join(place, arch)):
+                    os.makedirs(place, exist_ok=True)
+                    os.rename(os.path.join(kept, arch), os.path.join(place, arch))
+            shutil.rmtree(kept, ignore_errors=True)
 
         if not self.request.images:
             yield
             return
-        try:
+        with explained():
             # of a build that was killed outright
             put_back()
             for arch in os.listdir(place) if os.path.isdir(place) else []:
                 if arch != self.request.arch and os.path.isdir(os.path.join(place, arch)):
                     shutil.copytree(os.path.join(place, arch), os.path.join(kept, arch), copy_function=os.link)
-        except (OSError, shutil.Error) as e:
-            raise TreeError(
-                f'The image archives of other platforms in "{place}" cannot be kept in "{kept}" ({e}); mend that or move them away.'
-            ) from e
         try:
             yield
         finally:
-            put_back()
+            with explained():
+                put_back()
 
     def _bound_to_us(self) -> list[str]:
         """make must not outlive this module even when that is killed outright, where util-linux is there to see to it."""

@@ -244,7 +244,7 @@ def test_engine(features: dict[str, bool], images: bool, host: str, rsync: bool,
         _tree.check_engine("/t", Features(**features), images, host, rsync, lambda: buildx)
 
 
-PINNED = Features(go_wanted="1.26.10", go_fetched=True, go_minimum="1.26")
+PINNED = Features(go_wanted="1.26.10", go_fetched="toolchain", go_minimum="1.26")
 
 
 @pytest.mark.parametrize(
