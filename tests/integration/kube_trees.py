@@ -276,7 +276,12 @@ class KubeTree:
     def containers(self) -> list[str]:
         """Names of the containers that builds of this tree left."""
         branch = subprocess.run(
-            ["git", "-C", str(self.path), "symbolic-ref", "--short", "-q", "HEAD"], check=False, capture_output=True, text=True
+            ["git", "-C", str(self.path), "symbolic-ref", "--short", "-q", "HEAD"],
+            # as kube_make does: no repository around the tree
+            env={**os.environ, "GIT_CEILING_DIRECTORIES": str(self.path.parent)},
+            check=False,
+            capture_output=True,
+            text=True,
         ).stdout.strip()
         host = os.environ.get("HOSTNAME") or os.uname().nodename
         ident = subprocess.run(["md5sum"], input=f"{host}:{self.path}:{branch}", check=True, capture_output=True, text=True).stdout[:10]

@@ -267,7 +267,7 @@ def test_engine_that_cannot_do_it(make_tree: t.Any, run: t.Any, tmp_path: pathli
     assert "engine of another machine (tcp://192.0.2.1:2375)" in message
     assert "another machine" in failure(run(tree, env={"DOCKER_HOST": "ssh://somewhere"}, **IMAGES))
     assert "has no rsync" in failure(run(tree, builder="container", check=True, environment={"PATH": without(tmp_path, "rsync")}))
-    tree.edit("build/lib/release.sh", "docker import", "docker buildx; docker import")
+    tree.edit("build/lib/release.sh", "docker save", "docker buildx version; docker save")
     if subprocess.run(["docker", "buildx", "version"], capture_output=True, check=False).returncode:
         message = failure(run(tree, check=True, **IMAGES))
         assert "buildx" in message and "its images" in message
