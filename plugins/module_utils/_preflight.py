@@ -154,7 +154,7 @@ def cgroup_finding(cgroup: str, refuses: bool, foreign_base: str) -> Finding:
         "cgroup",
         f"{value}, with which a kubelet of this version refuses to start in {foreign_base}",
         "warning",
-        "boot the image on a host with cgroup v2, set failCgroupV1: false for KubeletConfiguration in kind's kubeadmConfigPatches, or use our base image",
+        "boot the image on a host with cgroup v2, set failCgroupV1=false in KubeletConfiguration in kind's kubeadmConfigPatches, or use our base image",
     )
 
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import shutil
 import socket
@@ -15,11 +14,10 @@ import time
 import typing as t
 
 import pytest
-from kube_trees import KubeTree
+from kube_trees import KubeTree, real_tree
 from small_base import FOREIGN, PLATFORM, Registry
 
 LAID_OUT = pathlib.Path("~/.cache/nodeforge/trees/v1.37.2").expanduser()
-KUBERNETES = pathlib.Path(os.environ.get("GOMODCACHE", os.path.expanduser("~/go/pkg/mod"))) / "k8s.io"
 
 
 @pytest.fixture
@@ -36,26 +34,6 @@ def info(run_module: t.Any) -> t.Callable[..., t.Any]:
         return result
 
     return call
-
-
-def real_tree(path: pathlib.Path, version: str) -> pathlib.Path:
-    """Kubernetes' own scripts, as Go has them, as a checkout of that version."""
-    source = KUBERNETES / f"kubernetes@{version}"
-    if not source.is_dir():
-        pytest.skip(f"Go has not downloaded Kubernetes {version}")
-    for name in ("build", "hack", "cmd/kubelet", ".go-version", "go.mod", ".gitignore", "pkg/kubelet/apis/config/v1beta1"):
-        if (source / name).is_dir():
-            shutil.copytree(source / name, path / name)
-        else:
-            path.mkdir(exist_ok=True)
-            shutil.copy(source / name, path / name)
-    for file in path.rglob("*"):
-        file.chmod(0o755 if file.is_dir() or file.suffix == ".sh" else 0o644)
-    (path / "Makefile").symlink_to("build/root/Makefile")
-    git = ["git", "-C", str(path), "-c", "user.name=t", "-c", "user.email=t@example.org"]
-    for command in (["init", "-q", "-b", "main"], ["add", "--all"], ["commit", "-q", "-m", "x"], ["tag", version]):
-        subprocess.run([*git, *command], check=True, capture_output=True)
-    return path
 
 
 def test_embedded(info: t.Any, tmp_path: pathlib.Path) -> None:
