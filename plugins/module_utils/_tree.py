@@ -169,6 +169,9 @@ class Features:
     # its kubelets refuse cgroup v1 unless told otherwise (from 1.35 on)
     fails_cgroup_v1: bool = False
 
+    def needs_buildx(self, images: bool) -> bool:
+        return self.buildx_builder or (images and self.buildx_images)
+
 
 def read_features(tree: str) -> Features:
     common, release = _code(tree, "build/common.sh"), _code(tree, "build/lib/release.sh")
@@ -235,13 +238,12 @@ def check_engine(
         )
     if features.builder_image and not has_rsync:
         raise TreeError(f'This host has no rsync, with which the tree "{tree}" reaches its build container; install it.')
-    if (features.buildx_images if images else False) or features.buildx_builder:
-        if not has_buildx():
-            what = "its images" if images else "the image of its build container"
-            raise TreeError(
-                f'The docker command of this host has no buildx, with which the tree "{tree}" makes {what}; install docker-buildx'
-                f"{'' if images else ', or use builder=host'}."
-            )
+    if features.needs_buildx(images) and not has_buildx():
+        what = "its images" if images else "the image of its build container"
+        raise TreeError(
+            f'The docker command of this host has no buildx, with which the tree "{tree}" makes {what}; install docker-buildx'
+            f"{'' if images else ', or use builder=host'}."
+        )
 
 
 def check_container_version(tree: str, features: Features, told: bool) -> None:
@@ -681,7 +683,8 @@ def walk_fingerprint(tree: str) -> str:
             ) from e
         for entry in entries:
             path = os.path.join(directory, entry.name)
-            if path == "_output" or entry.name == ".git":
+            # Kubernetes' scripts write the last one when they build in a container
+            if path in ("_output", ".dockerized-kube-version-defs") or entry.name == ".git":
                 continue
             if entry.is_dir(follow_symlinks=False):
                 pending.append(path)

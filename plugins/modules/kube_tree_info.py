@@ -267,7 +267,7 @@ class Preflight:
                     raise TreeError(f'"{self.place}" holds no compiled components for {platform}; name a directory that does.')
                 self.add("kubernetes", f"artifacts {self.place} ({', '.join(names)}); nothing is compiled")
             elif self.kind == "embedded" and not os.path.isdir(self.place):
-                self.add("kubernetes", f"embedded {self.place}, which the first build lays out".replace("  ", " "))
+                self.add("kubernetes", f"embedded{f' {self.place}' if self.place else ''}, which the first build lays out")
             else:
                 self._tree(environment, platform)
         except TreeError as e:
@@ -305,6 +305,8 @@ class Preflight:
         try:
             if request.uses_engine:
                 host.check_container_build(self.features, request.images)
+                needs = {"rsync": self.features.builder_image, "buildx": self.features.needs_buildx(request.images)}
+                self.add("tools", ", ".join(["docker", *(name for name, needed in needs.items() if needed)]))
                 self._builder(host)
             else:
                 level, value, remedy = host.go_decision(self.features, {})

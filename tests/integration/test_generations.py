@@ -217,6 +217,8 @@ def test_no_git_and_given_versions(make_tree: t.Any, run: t.Any, tmp_path: pathl
     assert "is not a file" in failure(run(tree, environment=environment))
     file.write_text("KUBE_GIT_VERSION=v1.30.1+mine\nKUBE_GIT_COMMIT=abc\nKUBE_GIT_TREE_STATE=clean\n")
     assert says(run(tree, builder="container", environment=environment)) == "kubelet v1.30.1+mine"
+    assert not run(tree, builder="container", environment=environment)["changed"]
+    assert not run(tree, builder="container", environment=environment, check=True)["actions"]
     assert says(run(tree, environment=environment)) == "kubelet v1.30.1+mine"
     # the same through the name that the tree's own script copies to
     shutil.copy(file, tree.path / ".dockerized-kube-version-defs")
