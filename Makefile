@@ -20,7 +20,7 @@ export ANSIBLE_HOME := $(here)/.cache/ansible
 export PIP_NO_INPUT := 1
 
 .NOTPARALLEL:
-.PHONY: help node host test test-unit test-sanity test-integration test-e2e versions molecule lint bench docs changelog clean distclean venv venv-test
+.PHONY: help node preflight host test test-unit test-sanity test-integration test-e2e versions molecule lint bench docs changelog clean distclean venv venv-test
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,9 @@ venv-test:
 node: venv ## build a node image [SOURCE= VERSION= TAG= OPTIONS=]
 	@tools/play.sh build-node.yml $(if $(SOURCE),-e "{kube_source: '$$(realpath -ms -- '$(patsubst ~/%,$(HOME)/%,$(SOURCE))')'}") \
 	  $(if $(VERSION),-e "{embedded_tree_version: '$(VERSION)'}") $(if $(TAG),-e "{node_image_tag: '$(TAG)'}") $(OPTIONS)
+
+preflight: venv ## tell what a build would meet, before minutes are spent [SOURCE= OPTIONS=]
+	@tools/play.sh nodeforge.kind.preflight $(if $(SOURCE),-e "{kube_source: '$$(realpath -ms -- '$(patsubst ~/%,$(HOME)/%,$(SOURCE))')'}") $(OPTIONS)
 
 host: venv ## prepare this machine only: engine, tools, kind
 	@tools/play.sh nodeforge.kind.build_host $(OPTIONS)

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import stat
 import struct
 import tarfile
@@ -41,9 +42,27 @@ ALIVE_VARIABLE = "NODEFORGE_ALIVE"
 # Inherited from the caller's shell, or from a make above this one (`make node VERSION=…`), they would change the result.
 UNSET = " ".join((*RESERVED, ALIVE_VARIABLE))
 
+# What the version script prints, and how a version file names it
+VERSION_LINES = {
+    "gitVersion": "KUBE_GIT_VERSION",
+    "gitCommit": "KUBE_GIT_COMMIT",
+    "gitTreeState": "KUBE_GIT_TREE_STATE",
+    "gitMajor": "KUBE_GIT_MAJOR",
+    "gitMinor": "KUBE_GIT_MINOR",
+}
 VERSION_SCRIPT = "hack/print-workspace-status.sh"
 RUN_SCRIPT = "build/run.sh"
+IMAGES = "_output/release-images"
 STATE_DIRECTORY = "_output/nodeforge"
+# quick-release-images in its two steps, for trees whose script for it loses DBG. Variables are exported, as make would.
+DEBUG_IMAGES = """set -o errexit -o nounset -o pipefail
+for variable; do export "$variable"; done
+source build/common.sh
+source build/lib/release.sh
+build/run.sh make all WHAT="${KUBE_SERVER_IMAGE_TARGETS[*]} $KUBE_EXTRA_WHAT" "$@"
+kube::build::verify_prereqs
+kube::release::build_server_images
+"""
 STAMP_FORMAT = 1
 
 CHUNK = 1024 * 1024
@@ -126,19 +145,160 @@ def check_targets(tree: str, targets: c.Sequence[str], makefile: str) -> None:
         )
 
 
-def check_features(tree: str, targets: c.Sequence[str], builder: str, debug: bool) -> None:
+@dataclass(frozen=True)
+class Features:
+    """What a tree can do, and what it needs for that: as its own files say."""
+
+    run_script: bool = False
+    # its build container: of an image that it makes, with a data container and rsync (before 1.35), or with the tree mounted
+    builder_image: bool = False
+    mounted: bool = False
+    # a mounted container is told the version that was found outside (from 1.35.4 on)
+    version_file: bool = False
+    # its image targets compile in the build container, and pass DBG on (from 1.26 on)
+    container_images: bool = False
+    image_debug: bool = True
+    image_functions: bool = False
+    static_overrides: bool = False
+    buildx_builder: bool = False
+    buildx_images: bool = False
+    # the Go that it wishes for, how it fetches that unless told otherwise, and what it needs at least
+    go_wanted: str = ""
+    go_fetched: str = ""
+    go_minimum: str = ""
+    # its kubelets refuse cgroup v1 unless told otherwise (from 1.35 on)
+    fails_cgroup_v1: bool = False
+
+    def needs_buildx(self, images: bool) -> bool:
+        return self.buildx_builder or (images and self.buildx_images)
+
+
+def read_features(tree: str) -> Features:
+    common, release = _code(tree, "build/common.sh"), _code(tree, "build/lib/release.sh")
+    images, golang = _code(tree, "build/release-images.sh"), _code(tree, "hack/lib/golang.sh")
+    minimum = [re.search(r"minimum_go_version=(?:go)?([\d.]+)", golang), re.search(r"^go ([\d.]+)", _code(tree, "go.mod"), re.M)]
+    defaults = _code(tree, "pkg/kubelet/apis/config/v1beta1/defaults.go") or _code(
+        tree, "vendor/k8s.io/kubernetes/pkg/kubelet/apis/config/v1beta1/defaults.go"
+    )
+    container_images = "kube::build::run_build_command" in images
+    return Features(
+        run_script=os.path.isfile(os.path.join(tree, RUN_SCRIPT)),
+        builder_image="rsync" in common,
+        mounted=bool(common) and "rsync" not in common,
+        version_file="KUBE_GIT_VERSION_FILE" in common,
+        container_images=container_images,
+        # what compiles on the host has all of make's variables in its environment
+        image_debug=not container_images or "DBG" in images,
+        image_functions="kube::release::build_server_images" in release,
+        static_overrides="KUBE_STATIC_OVERRIDES" in golang,
+        buildx_builder="buildx" in common,
+        buildx_images=container_images and "buildx" in release,
+        go_wanted=_code(tree, ".go-version").strip(),
+        go_fetched="toolchain" if "GOTOOLCHAIN" in golang else "gimme" if "gimme" in golang else "",
+        go_minimum=max((match.group(1) for match in minimum if match), key=go_number, default=""),
+        fails_cgroup_v1=bool(re.search(r"FailCgroupV1 = \S*\(true\)", defaults)),
+    )
+
+
+def _code(tree: str, name: str) -> str:
+    """A file's text without lines of comment; empty when there is none."""
+    try:
+        with open(os.path.join(tree, name), encoding="utf-8", errors="replace") as file:
+            lines = file.read(CHUNK).splitlines()
+    except OSError:
+        return ""
+    return "\n".join(line for line in lines if not line.lstrip().startswith(("#", "//")))
+
+
+def check_features(tree: str, features: Features, targets: c.Sequence[str], builder: str, debug: bool) -> None:
     """What would fail, or silently do something else, only after minutes of compiling."""
     images = bool(IMAGE_TARGETS.intersection(targets))
-    if builder == "container" and not images and not os.path.isfile(os.path.join(tree, RUN_SCRIPT)):
+    if builder == "container" and not images and not features.run_script:
         raise TreeError(f'The tree "{tree}" has no {RUN_SCRIPT}, so it has no build container; use builder=host.')
-    script = os.path.join(tree, "build/release-images.sh")
-    if images and debug and os.path.isfile(script):
-        with open(script, encoding="utf-8", errors="replace") as file:
-            if "DBG" not in file.read(CHUNK):
-                raise TreeError(
-                    f'The tree "{tree}" does not pass DBG on to its images (Kubernetes before 1.26), so they would hold no debug '
-                    "information; build debug binaries with targets=all and builder=container."
-                )
+    if images and debug and not features.image_debug and not _debug_in_steps(features, targets):
+        raise TreeError(
+            f'The tree "{tree}" does not pass DBG on to its images (Kubernetes before 1.26), so they would hold no debug '
+            f"information; use targets=quick-release-images of a complete checkout, or targets=all and builder=container."
+        )
+
+
+def _debug_in_steps(features: Features, targets: c.Sequence[str]) -> bool:
+    """The images of a tree that loses DBG can be made of binaries that were compiled with it."""
+    return list(targets) == ["quick-release-images"] and features.run_script and features.image_functions
+
+
+def check_engine(
+    tree: str, features: Features, images: bool, docker_host: str, has_rsync: bool, has_buildx: c.Callable[[], bool]
+) -> None:
+    """What the tree's own container build needs besides the docker command."""
+    if docker_host and not re.match(r"unix:|tcp://(localhost|127\.|\[::1\])", docker_host):
+        raise TreeError(
+            f'The tree "{tree}" cannot be compiled by the engine of another machine ({docker_host}), which does not see its files; '
+            "run this module on that machine, or unset DOCKER_HOST."
+        )
+    if features.builder_image and not has_rsync:
+        raise TreeError(f'This host has no rsync, with which the tree "{tree}" reaches its build container; install it.')
+    if features.needs_buildx(images) and not has_buildx():
+        what = "its images" if images else "the image of its build container"
+        raise TreeError(
+            f'The docker command of this host has no buildx, with which the tree "{tree}" makes {what}; install docker-buildx'
+            f"{'' if images else ', or use builder=host'}."
+        )
+
+
+def check_container_version(tree: str, features: Features, told: bool) -> None:
+    """A mounted build container asks git itself where the tree cannot hand the version in: then git must work in there."""
+    if not features.mounted or features.version_file:
+        return
+    dot_git = os.path.join(tree, ".git")
+    reason = ""
+    if told:
+        reason = "it does not take a given version along"
+    elif os.path.isfile(dot_git):
+        reason = "it is a git worktree, whose repository lies outside of it"
+    elif os.path.exists(os.path.join(dot_git, "objects/info/alternates")):
+        reason = "its git repository borrows objects from another one"
+    elif os.path.isdir(dot_git) and os.stat(tree).st_uid != os.geteuid():
+        reason = "it belongs to another user, whom git in there does not trust"
+    if reason:
+        raise TreeError(
+            f'The build container of the tree "{tree}" would not know the version, because {reason} (Kubernetes 1.35.0 to 1.35.3); '
+            "use a clone of its own, a later patch release, or builder=host."
+        )
+
+
+def go_number(version: str) -> tuple[int, ...]:
+    """For comparisons: ``go1.26.8`` is (1, 26, 8), and so is ``1.26.8``."""
+    match = re.match(r"(?:go)?(\d+)\.(\d+)(?:\.(\d+))?", version)
+    return tuple(int(part or 0) for part in match.groups()) if match else ()
+
+
+def go_decision(features: Features, host: str, environment: c.Mapping[str, str], at_hand: bool) -> tuple[str, str, str]:
+    """Which Go compiles on the host: level, value and remedy. ``at_hand``: the wanted one needs no network."""
+    given = environment.get("GOTOOLCHAIN", "")
+    wanted = environment.get("GO_VERSION") or features.go_wanted
+    host_only = given == "local" or (given in ("", "auto") and bool(environment.get("FORCE_HOST_GO")))
+    fetched = features.go_fetched and wanted and not host_only
+    if not host:
+        return "stop", "none", "install Go, add its directory to PATH, or use builder=container"
+    if given not in ("", "auto", "local"):
+        return "ok", f"{given}, as GOTOOLCHAIN says", ""
+    if fetched and go_number(wanted) == go_number(host):
+        return "ok", f"{host}, which the tree wants", ""
+    if fetched:
+        value = f"{host}, but the tree takes its own {wanted}"
+        if at_hand:
+            return "ok", f"{value}, which is on this host", ""
+        remedy = f"the build downloads Go {wanted}; where it cannot, use builder=container"
+        if go_number(host) >= go_number(features.go_minimum):
+            remedy += " or set FORCE_HOST_GO=y in environment to compile with this host's"
+        return "warning", value, remedy
+    if go_number(host) < go_number(features.go_minimum):
+        remedy = f"install Go {features.go_minimum} or newer"
+        if host_only:
+            return "stop", f"{host}, but the tree needs {features.go_minimum}", remedy + ", or let the tree fetch its own (no FORCE_HOST_GO)"
+        return "warning", f"{host}, but the tree needs {features.go_minimum}", remedy + ", or let Go download it"
+    return "ok", host, ""
 
 
 def parse_platform(platform: str | None, machine: str) -> str:
@@ -220,6 +380,32 @@ def check_variables(variables: c.Mapping[str, t.Any], option: str) -> dict[str, 
     return result
 
 
+def git_environment(tree: str, environment: c.Mapping[str, str]) -> dict[str, str]:
+    """Makes git take this tree and no other: one that belongs to another user, and none that lies around it."""
+    real = os.path.realpath(tree)
+    result = {"GIT_CEILING_DIRECTORIES": os.path.dirname(real)}
+    count = int(environment.get("GIT_CONFIG_COUNT") or 0)
+    for place in dict.fromkeys((tree, real)):
+        result.update({f"GIT_CONFIG_KEY_{count}": "safe.directory", f"GIT_CONFIG_VALUE_{count}": place})
+        count += 1
+    return {**result, "GIT_CONFIG_COUNT": str(count)}
+
+
+def builder_hash(host: str, tree: str, branch: str) -> str:
+    """What a tree's scripts put into the names of their containers, kube-build-HASH-… and kube-rsync-HASH-…."""
+    return hashlib.md5(f"{host}:{os.path.realpath(tree)}:{branch}".encode(), usedforsecurity=False).hexdigest()[:10]
+
+
+def builder_containers(listing: str, name: str) -> set[str]:
+    """Ids out of lines ``ID NAME``: those of a build, not the data container, which keeps what Go compiled."""
+    result = set()
+    for line in listing.splitlines():
+        ident, dummy, container = line.partition(" ")
+        if container.startswith((f"kube-build-{name}", f"kube-rsync-{name}")):
+            result.add(ident)
+    return result
+
+
 # -- what make is asked, and what it leaves ----------------------------------------------------------------------------
 
 
@@ -234,6 +420,7 @@ class Request:
     debug: bool = False
     builder: str = "host"
     params: dict[str, str] = field(default_factory=dict)
+    features: Features = Features()
 
     @property
     def images(self) -> bool:
@@ -242,6 +429,11 @@ class Request:
     @property
     def in_container(self) -> bool:
         return self.builder == "container" and not self.images
+
+    @property
+    def uses_engine(self) -> bool:
+        """Whether the tree's own scripts run a container."""
+        return self.in_container or (self.images and self.features.container_images)
 
     @property
     def arch(self) -> str:
@@ -258,7 +450,7 @@ class Request:
 
     @property
     def image_directory(self) -> str:
-        return os.path.join(self.tree, "_output/release-images", self.arch)
+        return os.path.join(self.tree, IMAGES, self.arch)
 
     @property
     def state_directory(self) -> str:
@@ -278,9 +470,9 @@ class Request:
             result["KUBE_BUILD_CONFORMANCE"] = "n"
         elif self.what:
             result["WHAT"] = " ".join(self.what)
-            # Linked against the host's glibc, a kubelet does not start in a node with an older one.
-            if not self.in_container and "cmd/kubelet" in self.what:
-                result["KUBE_STATIC_OVERRIDES"] = "kubelet"
+        # Linked against the host's glibc, a kubelet does not start in a node with an older one.
+        if self.features.static_overrides and not (self.images or self.in_container) and (not self.what or "cmd/kubelet" in self.what):
+            result["KUBE_STATIC_OVERRIDES"] = "kubelet"
         result["KUBE_BUILD_PLATFORMS"] = self.platform
         result["KUBE_VERBOSE"] = "1"
         if self.debug:
@@ -289,7 +481,10 @@ class Request:
         return result
 
     def command(self, make: str = "make") -> list[str]:
-        arguments = self.targets + [f"{name}={value}" for name, value in self.variables().items()]
+        variables = [f"{name}={value}" for name, value in self.variables().items()]
+        if self.images and self.debug and not self.features.image_debug:
+            return ["bash", "-c", DEBUG_IMAGES, "bash", *variables]
+        arguments = self.targets + variables
         if self.in_container:
             return [os.path.join(self.tree, RUN_SCRIPT), "make"] + arguments
         return [make, "-C", self.tree] + arguments
@@ -331,21 +526,31 @@ class Request:
 # -- version -----------------------------------------------------------------------------------------------------------
 
 
-def parse_version(output: str) -> str:
-    """gitVersion out of what print-workspace-status.sh prints; empty when there is none."""
+def parse_status_lines(output: str) -> dict[str, str]:
+    """gitVersion and its like out of what print-workspace-status.sh prints; one that there is none of is empty."""
+    found = dict.fromkeys(VERSION_LINES, "")
     for line in output.splitlines():
         name, dummy, value = line.strip().partition(" ")
-        if name == "gitVersion":
-            return value.strip()
-    return ""
+        if name in found:
+            found[name] = value.strip()
+    return found
 
 
-def check_version(version: str, tree: str, is_git: bool, is_shallow: bool) -> str:
+def version_definitions(status: c.Mapping[str, str]) -> str:
+    """What KUBE_GIT_VERSION_FILE holds."""
+    return "".join(f"{variable}={shlex.quote(status[name])}\n" for name, variable in VERSION_LINES.items())
+
+
+def check_version(version: str, tree: str, is_git: bool, is_shallow: bool, has_git: bool = True) -> str:
     remedy = "or write KUBE_GIT_VERSION and KUBE_GIT_COMMIT into a file outside the tree and name it as KUBE_GIT_VERSION_FILE in environment"
     if not version:
         if not is_git:
             raise TreeError(
                 f'The tree "{tree}" has no version, because it is not a git checkout; clone it with git, {remedy}.'
+            )
+        if not has_git:
+            raise TreeError(
+                f'The tree "{tree}" has no version, because this host has no git to read it with; install git, {remedy}.'
             )
         if is_shallow:
             raise TreeError(
@@ -451,6 +656,9 @@ def _content(path: str, hashes: HashCache) -> str:
         if stat.S_ISREG(status.st_mode):
             # git knows of modes only whether a file can be executed; so should we
             return f"file {bool(status.st_mode & 0o100)} {hashes.sha256(path)}"
+        # a repository inside the tree, which git counts as one entry whatever is in it
+        if stat.S_ISDIR(status.st_mode):
+            return f"directory {walk_fingerprint(path)}"
         return "other"
     except FileNotFoundError:
         return "gone"
@@ -475,7 +683,8 @@ def walk_fingerprint(tree: str) -> str:
             ) from e
         for entry in entries:
             path = os.path.join(directory, entry.name)
-            if path in ("_output", ".git"):
+            # Kubernetes' scripts write the last one when they build in a container
+            if path in ("_output", ".dockerized-kube-version-defs") or entry.name == ".git":
                 continue
             if entry.is_dir(follow_symlinks=False):
                 pending.append(path)
@@ -655,6 +864,10 @@ CAUSES: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(r"signal: killed|cannot allocate memory|out of memory", re.I),
         "memory ran out, so give this host more of it or build fewer components at once",
+    ),
+    (
+        re.compile(r"^go: download go\S+ for|toolchain not available|unknown version.*gimme|gimme: ", re.I),
+        "the Go that the tree wants cannot be downloaded, so install it, use builder=container, or set FORCE_HOST_GO=y in environment",
     ),
     (re.compile(r"^\s*(vet: )?[^\s:]+\.(go|s|c|h):\d+(:\d+)?: \S"), ""),
     (

@@ -43,6 +43,7 @@ options:
       - Targets of the tree's C(Makefile).
       - V(quick-release-images) and V(release-images) make image archives of the control plane and the components of O(what). They
         cannot be mixed with others, because the binaries lie elsewhere.
+      - Kubernetes' scripts delete the image archives of all platforms when they make those of one; the module keeps the others.
     type: list
     elements: str
     default: [all]
@@ -57,6 +58,8 @@ options:
   debug:
     description:
       - Build without optimisation and with debug information (C(DBG=1)), as a debugger needs it.
+      - For V(quick-release-images) of trees that do not pass this on to their images (before Kubernetes 1.26) the binaries are compiled
+        and made to images in two steps.
       - Fails when the tree cannot do so for the target, rather than leaving stripped binaries.
     type: bool
     default: false
@@ -69,6 +72,10 @@ options:
     description:
       - Where to compile. V(host) uses the host's Go, V(container) the tree's own build container (C(build/run.sh make)).
       - Image targets choose their own builder; for them this option means nothing.
+      - On the host Kubernetes compiles with the Go of its file C(.go-version), which it downloads where the host has another one.
+        The module says so in a warning. C(FORCE_HOST_GO=y) in O(environment) makes it take the host's own.
+      - On the host a kubelet is linked statically (C(KUBE_STATIC_OVERRIDES=kubelet)) where the tree knows how to, so that it runs in
+        nodes with an older C library; name the variable in O(params) to have it otherwise.
     type: str
     choices: [host, container]
     default: host
@@ -125,7 +132,8 @@ options:
 requirements:
   - C(make), C(timeout) and whatever the tree needs, at least C(bash) and C(git)
   - Go, with O(builder=host)
-  - the C(docker) command and its engine on the same host, with O(builder=container) and for the image targets of Kubernetes itself
+  - the C(docker) command and its engine on the same host, with O(builder=container) and for the image targets of Kubernetes itself;
+    C(buildx) and C(rsync) where the tree uses them
 seealso:
   - module: nodeforge.kind.kind_node_prepare
   - module: community.general.make
@@ -227,6 +235,14 @@ tail:
   type: list
   elements: str
   sample: ["+++ [1124 07:35:00] Building go targets for linux/amd64"]
+diff:
+  description:
+    - The version and the checksum of each output by path, before and after. In check mode what would be built again is V(unknown).
+  returned: success
+  type: dict
+  sample:
+    before: {version: v1.37.2, outputs: {/src/kubernetes/_output/local/bin/linux/amd64/kubelet: 0b2c1f6b0bd0}}
+    after: {version: v1.37.2-dirty, outputs: {/src/kubernetes/_output/local/bin/linux/amd64/kubelet: 5d1c1f6b0bd0}}
 actions:
   description: What was done, or would be done in check mode, in sentences.
   returned: success
@@ -243,18 +259,20 @@ import json
 import os
 import platform as host_platform
 import select
+import shutil
 import signal
+import socket
 import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nodeforge.kind.plugins.module_utils import _tree
 from ansible_collections.nodeforge.kind.plugins.module_utils._tree import TreeError
+from ansible_collections.nodeforge.kind.plugins.module_utils._tree_host import TreeHost
 
 # Constant text: everything variable comes as an argument of the shell, so nothing needs quoting.
 REDIRECT = f'unset {_tree.UNSET}; log=$1; shift; exec "$@" </dev/null >"$log" 2>&1'
 GO_SETTINGS = ("GOVERSION", "GOFLAGS", "GOEXPERIMENT", "GOTOOLCHAIN", "CGO_ENABLED", "GOAMD64", "GOARM64")
-GO_PLACES = ("/usr/local/go/bin", "/usr/lib/go/bin")
 SECRET_NAMES = ("TOKEN", "PASSWORD", "PASSWD", "SECRET", "CREDENTIAL", "_KEY", "APIKEY")
 # The file that the action plugin touches as long as it waits, and in which it looks for the log's path.
 ALIVE = os.environ.get(_tree.ALIVE_VARIABLE, "")
@@ -275,6 +293,7 @@ class KubeMake:
         makefile = _tree.check_tree(tree)
         targets = list(dict.fromkeys(params["targets"]))
         _tree.check_targets(tree, targets, makefile)
+        self.features = _tree.read_features(tree)
         self.request = _tree.Request(
             tree=tree,
             targets=targets,
@@ -283,21 +302,23 @@ class KubeMake:
             debug=params["debug"],
             builder=params["builder"],
             params=_tree.check_variables(params["params"], "params"),
+            features=self.features,
         )
         self.given_environment = _tree.check_variables(params["environment"], "environment")
         self._hide_secrets()
-        _tree.check_features(tree, targets, self.request.builder, self.request.debug)
+        _tree.check_features(tree, self.features, targets, self.request.builder, self.request.debug)
         if params["timeout"] < 1:
             raise TreeError("timeout must be at least 1 second.")
         self.stamp_path = os.path.join(self.request.state_directory, f"{self.request.key}.json")
         self.log_path = params["log_path"] or os.path.join(self.request.state_directory, f"{self.request.key}.log")
         if params["log_path"] and not os.path.isdir(os.path.dirname(os.path.abspath(self.log_path))):
             raise TreeError(f'The directory of the log_path "{self.log_path}" does not exist; create it first.')
-        self.environment = self._environment()
-        self.make = self._program("make", f'to build the tree "{tree}"')
-        self.timeout_program = self._program("timeout", "to end a build that takes too long")
+        self.host = TreeHost(module, tree, self.given_environment)
+        self.make = self.host.program("make", f'to build the tree "{tree}"')
+        self.timeout_program = self.host.program("timeout", "to end a build that takes too long")
         self.result: dict[str, t.Any] = {"changed": False, "actions": [], "platform": self.request.platform}
         self.result["cmd"] = self.request.command(self.make)
+        self.version_lines: dict[str, str] = {}
         self.process: t.Any = None
         self.ended_by = ""
 
@@ -310,58 +331,13 @@ class KubeMake:
             if secret and len(value) >= 6:
                 self.module.no_log_values.add(value)
 
-    def _environment(self) -> dict[str, str]:
-        environment = {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C.UTF-8", "LANGUAGE": "C"}
-        path = self.given_environment.get("PATH", os.environ.get("PATH", os.defpath))
-        # a login that is not interactive often lacks the place where Go's own installation puts it
-        places = [place for place in GO_PLACES if os.access(os.path.join(place, "go"), os.X_OK)]
-        environment["PATH"] = os.pathsep.join(dict.fromkeys(path.split(os.pathsep) + places))
-        if os.stat(self.request.tree).st_uid != os.geteuid():
-            # git refuses another user's checkout, and the tree's own scripts ask git for the version
-            count = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
-            environment["GIT_CONFIG_COUNT"] = str(count + 1)
-            environment[f"GIT_CONFIG_KEY_{count}"] = "safe.directory"
-            environment[f"GIT_CONFIG_VALUE_{count}"] = self.request.tree
-        environment.update({name: value for name, value in self.given_environment.items() if name != "PATH"})
-        return environment
-
-    def _find(self, name: str) -> str | None:
-        for directory in self.environment["PATH"].split(os.pathsep):
-            path = os.path.join(directory, name)
-            if directory and os.path.isfile(path) and os.access(path, os.X_OK):
-                return path
-        return None
-
-    def _program(self, name: str, purpose: str) -> str:
-        path = self._find(name)
-        if path is None:
-            raise TreeError(
-                f"This host has no {name}, which is needed {purpose}; install it or add its directory to PATH in environment."
-            )
-        return path
-
-    def _run(self, command: list[str], cwd: str | None = None) -> tuple[int, bytes, bytes]:
-        try:
-            result: tuple[int, bytes, bytes] = self.module.run_command(
-                command,
-                cwd=cwd,
-                environ_update=self.environment,
-                encoding=None,
-                expand_user_and_vars=False,
-                handle_exceptions=False,
-            )
-        except OSError as e:
-            raise TreeError(f'"{command[0]}" cannot be run ({e.strerror}); repair it.') from e
-        return result
-
     # -- what has to be done --------------------------------------------------------------------------------------------
 
     def _toolchain(self) -> dict[str, str]:
         """What compiles, apart from what the tree itself says. A build container's image is named by the tree's files."""
-        if self.request.in_container:
-            self._program("docker", "for the tree's build container")
+        if self.request.uses_engine:
             return {"builder": "container"}
-        go = self._find("go")
+        go = self.host.find("go")
         if go is None:
             if self.request.images:
                 return {"builder": "the tree's own"}
@@ -369,48 +345,39 @@ class KubeMake:
                 "This host has no Go, which is needed to compile; install it, add its directory to PATH in environment, or use builder=container."
             )
         # outside the tree, so that Go does not download the toolchain that the tree's go.mod wishes for
-        rc, out, err = self._run([go, "env", *GO_SETTINGS], cwd="/")
+        rc, out, err = self.host.run([go, "env", *GO_SETTINGS], cwd="/")
         if rc != 0:
             raise TreeError(
                 f"{go} does not work ({err.decode('utf-8', 'replace').strip()[:200]}); repair the installation of Go."
             )
         return dict(zip(GO_SETTINGS, out.decode().splitlines()))
 
-    def _version(self) -> str:
-        tree = self.request.tree
-        script = os.path.join(tree, _tree.VERSION_SCRIPT)
-        if not os.path.isfile(script):
-            raise TreeError(f'"{tree}" has no {_tree.VERSION_SCRIPT}; name the root of a Kubernetes source tree.')
-        command = (
-            [script]
-            if os.access(script, os.X_OK)
-            else [self._program("bash", f"to run {_tree.VERSION_SCRIPT}"), script]
-        )
-        rc, out, err = self._run(command, cwd=tree)
-        if rc != 0:
-            line = (err.decode("utf-8", "replace").strip().splitlines() or ["no message"])[-1]
-            raise TreeError(
-                f'{_tree.VERSION_SCRIPT} of the tree "{tree}" failed with exit status {rc} ({line[:300]}); repair the checkout.'
-            )
-        dot_git = os.path.join(tree, ".git")
-        shallow = os.path.exists(os.path.join(dot_git, "shallow"))
-        return _tree.check_version(
-            _tree.parse_version(out.decode("utf-8", "replace")), tree, os.path.exists(dot_git), shallow
-        )
+    def _check_builder(self) -> None:
+        """What would end the build only after a while, or make it do something unexpected."""
+        request = self.request
+        if request.uses_engine:
+            self.host.check_container_build(self.features, request.images)
+        elif not request.images:
+            level, value, remedy = self.host.go_decision(self.features, request.params)
+            if level == "stop":
+                raise TreeError(f'The tree "{request.tree}" cannot be compiled by this host\'s Go ({value}); {remedy}.')
+            if level == "warning":
+                self.module.warn(f"Go: {value}; {remedy}.")
 
     def _wanted(self) -> dict[str, t.Any]:
         """All that decides the outputs' content."""
         request = self.request
-        git = self._find("git") if os.path.exists(os.path.join(request.tree, ".git")) else None
+        git = self.host.find("git") if os.path.exists(os.path.join(request.tree, ".git")) else None
         fingerprint = (
-            _tree.git_fingerprint(request.tree, git, self._run, self.hashes)
+            _tree.git_fingerprint(request.tree, git, self.host.run, self.hashes)
             if git
             else _tree.walk_fingerprint(request.tree)
         )
         environment = json.dumps(self.given_environment, sort_keys=True).encode()
+        self.version_lines = self.host.version_lines()
         return {
             "fingerprint": fingerprint,
-            "version": self._version(),
+            "version": self.version_lines["gitVersion"],
             "toolchain": self._toolchain(),
             "inputs": _tree.inputs_digest(self.module.params["inputs"], self.hashes),
             "parameters": {**request.variables(), "environment": hashlib.sha256(environment).hexdigest()},
@@ -469,6 +436,7 @@ class KubeMake:
     def _build(self, wanted: dict[str, t.Any], reasons: list[str], before: dict[str, str | None]) -> None:
         because = " and ".join(reasons[:3]) + (f" and {len(reasons) - 3} more" if len(reasons) > 3 else "")
         command = f"make {' '.join(self.request.targets)} for {self.request.platform}"
+        self._check_builder()
         if self.module.check_mode:
             self.result["changed"] = True
             self.result["actions"].append(f"Would run {command}, because {because}")
@@ -480,6 +448,12 @@ class KubeMake:
         after = {output["path"]: output["sha256"] for kind in outputs.values() for output in kind.values()}
         self.result["outputs"] = outputs
         self.result["actions"].append(f"Ran {command}, because {because}")
+        kubelet = outputs["binaries"].get("kubelet")
+        if kubelet and not kubelet["static"] and not (self.request.in_container or self.request.images):
+            self.module.warn(
+                f"{kubelet['path']} needs the C library of this host, and a node may have an older one; where the tree knows it, set "
+                "KUBE_STATIC_OVERRIDES=kubelet in params, else use builder=container."
+            )
         for path in sorted({*before, *after}):
             if before.get(path) != after.get(path):
                 self.result["changed"] = True
@@ -505,14 +479,15 @@ class KubeMake:
                 f'The log "{self.log_path}" cannot be written ({e.strerror}); name another log_path.'
             ) from e
         started = time.monotonic()
-        rc = self.module.run_command(
-            ["/bin/sh", "-c", REDIRECT, "sh", self.log_path, *self._bound_to_us(), *command],
-            cwd=self.request.tree,
-            environ_update=self.environment,
-            expand_user_and_vars=False,
-            handle_exceptions=False,
-            before_communicate_callback=self._started,
-        )[0]
+        with self._others_images():
+            rc = self.module.run_command(
+                ["/bin/sh", "-c", REDIRECT, "sh", self.log_path, *self._bound_to_us(), *command],
+                cwd=self.request.tree,
+                environ_update={**self.host.environment, **self._told_version()},
+                expand_user_and_vars=False,
+                handle_exceptions=False,
+                before_communicate_callback=self._started,
+            )[0]
         self.process = None
         seconds = time.monotonic() - started
         self.result.update(rc=rc, seconds=round(seconds, 3), log_path=self.log_path)
@@ -532,9 +507,58 @@ class KubeMake:
             cause = _tree.explain(_tree.log_lines(self.log_path))
             raise TreeError(f"{what} failed with exit status {rc}: {cause} (the whole log: {self.log_path}).")
 
+    def _told_version(self) -> dict[str, str]:
+        """A mounted build container cannot ask git in a worktree or another user's tree, and takes only a file along."""
+        if not (self.request.uses_engine and self.features.mounted and self.features.version_file):
+            return {}
+        path = os.path.join(self.request.state_directory, "version")
+        try:
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(_tree.version_definitions(self.version_lines))
+        except OSError as e:
+            raise TreeError(f'The version file "{path}" cannot be written ({e.strerror}); mend that and run this again.') from e
+        return {"KUBE_GIT_VERSION_FILE": path}
+
+    @contextlib.contextmanager
+    def _others_images(self) -> t.Iterator[None]:
+        """Kubernetes begins an image build by deleting the archives of all platforms: links keep those of the others."""
+        place = os.path.join(self.request.tree, _tree.IMAGES)
+        kept = os.path.join(self.request.state_directory, "kept-images")
+
+        @contextlib.contextmanager
+        def explained() -> t.Iterator[None]:
+            try:
+                yield
+            except (OSError, shutil.Error) as e:
+                raise TreeError(
+                    f'The image archives of other platforms cannot be kept between "{place}" and "{kept}" ({e}); mend that or move them away.'
+                ) from e
+
+        def put_back() -> None:
+            for arch in os.listdir(kept) if os.path.isdir(kept) else []:
+                if not os.path.exists(os.path.join(place, arch)):
+                    os.makedirs(place, exist_ok=True)
+                    os.rename(os.path.join(kept, arch), os.path.join(place, arch))
+            shutil.rmtree(kept, ignore_errors=True)
+
+        if not self.request.images:
+            yield
+            return
+        with explained():
+            # of a build that was killed outright
+            put_back()
+            for arch in os.listdir(place) if os.path.isdir(place) else []:
+                if arch != self.request.arch and os.path.isdir(os.path.join(place, arch)):
+                    shutil.copytree(os.path.join(place, arch), os.path.join(kept, arch), copy_function=os.link)
+        try:
+            yield
+        finally:
+            with explained():
+                put_back()
+
     def _bound_to_us(self) -> list[str]:
         """make must not outlive this module even when that is killed outright, where util-linux is there to see to it."""
-        setpriv = self._find("setpriv")
+        setpriv = self.host.find("setpriv")
         return [setpriv, "--pdeathsig", "TERM"] if setpriv else []
 
     def _outputs(self, strict: bool) -> dict[str, dict[str, t.Any]]:
@@ -674,17 +698,26 @@ class KubeMake:
             self._end("nobody waits for it any more")
 
     def _containers(self) -> set[str]:
-        """Containers that have the tree mounted: an ended ``docker run`` does not end its container."""
-        docker = self._find("docker") if self.request.in_container or self.request.images else None
+        """Containers of a build of this tree: an ended ``docker run`` does not end its container."""
+        docker = self.host.find("docker") if self.request.in_container or self.request.images else None
         if docker is None:
             return set()
-        rc, out, dummy = self._run([docker, "ps", "--quiet", "--no-trunc", "--filter", f"volume={self.request.tree}"])
-        return set(out.decode().split()) if rc == 0 else set()
+        listing = [docker, "ps", "--no-trunc", "--format", "{{.ID}} {{.Names}}", "--filter"]
+        rc, out, dummy = self.host.run([*listing, f"volume={self.request.tree}"])
+        result = {line.split()[0] for line in out.decode().splitlines()} if rc == 0 else set()
+        git = self.host.find("git")
+        if self.features.builder_image and git:
+            # these have no part of the tree mounted; the tree's scripts name them by host, path and branch
+            branch = self.host.run([git, "symbolic-ref", "--short", "-q", "HEAD"], cwd=self.request.tree)[1].decode().strip()
+            name = _tree.builder_hash(os.environ.get("HOSTNAME") or socket.gethostname(), self.request.tree, branch)
+            rc, out, dummy = self.host.run([*listing, f"name={name}"])
+            result |= _tree.builder_containers(out.decode(), name) if rc == 0 else set()
+        return result
 
     def _remove_containers(self, before: set[str]) -> None:
         left = sorted(self._containers() - before)
         if left:
-            self._run([self._program("docker", "to remove build containers"), "rm", "--force", "--volumes", *left])
+            self.host.run([self.host.program("docker", "to remove build containers"), "rm", "--force", "--volumes", *left])
 
 
 def main() -> None:

@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pathlib
+import re
 import struct
+import subprocess
 import tarfile
 import typing as t
 
 import pytest
 from ansible_collections.nodeforge.kind.plugins.module_utils import _tree
-from ansible_collections.nodeforge.kind.plugins.module_utils._tree import Request, TreeError
+from ansible_collections.nodeforge.kind.plugins.module_utils._tree import Features, Request, TreeError
 
 
 @pytest.fixture
@@ -171,21 +174,147 @@ def test_targets(tree: str) -> None:
 def test_images_that_would_silently_be_stripped(tree: str) -> None:
     script = pathlib.Path(tree) / "build/release-images.sh"
     script.parent.mkdir()
+
+    def check(targets: list[str], builder: str, debug: bool) -> None:
+        _tree.check_features(tree, _tree.read_features(tree), targets, builder, debug)
+
+    # compiles on the host, where make's variables are in its environment
     script.write_text('make all WHAT="${x}"\n')
-    _tree.check_features(tree, ["quick-release-images"], "host", False)
+    check(["quick-release-images"], "host", True)
+    script.write_text('# DBG\nkube::build::run_build_command make all WHAT="${x}"\n')
+    check(["quick-release-images"], "host", False)
     with pytest.raises(TreeError, match="before 1.26"):
-        _tree.check_features(tree, ["quick-release-images"], "host", True)
-    script.write_text('make all DBG="${DBG:-}"\n')
-    _tree.check_features(tree, ["quick-release-images"], "host", True)
+        check(["quick-release-images"], "host", True)
+    script.write_text('kube::build::run_build_command make all DBG="${DBG:-}"\n')
+    check(["quick-release-images"], "host", True)
     with pytest.raises(TreeError, match="builder=host"):
-        _tree.check_features(tree, ["all"], "container", False)
+        check(["all"], "container", False)
+    # its two steps can be taken one by one
+    old = Features(run_script=True, image_debug=False, image_functions=True)
+    _tree.check_features(tree, old, ["quick-release-images"], "host", True)
+    with pytest.raises(TreeError, match="before 1.26"):
+        _tree.check_features(tree, old, ["release-images"], "host", True)
+
+
+KUBERNETES = pathlib.Path(os.environ.get("GOMODCACHE", os.path.expanduser("~/go/pkg/mod"))) / "k8s.io"
+
+
+@pytest.mark.parametrize(
+    "version, features",
+    [
+        ("v1.34.4", {"builder_image": True, "mounted": False, "fails_cgroup_v1": False, "go_wanted": "1.24.12", "buildx_builder": True}),
+        ("v1.37.2", {"builder_image": False, "mounted": True, "version_file": True, "fails_cgroup_v1": True, "go_wanted": "1.26.10"}),
+    ],
+)
+def test_features_of_kubernetes_itself(version: str, features: dict[str, t.Any]) -> None:
+    """Its own scripts, where Go has them: what we read out of files is in its files."""
+    tree = KUBERNETES / f"kubernetes@{version}"
+    if not tree.is_dir():
+        pytest.skip(f"Go has not downloaded Kubernetes {version}")
+    found = _tree.read_features(str(tree))
+    always = {"run_script", "container_images", "image_debug", "image_functions", "static_overrides", "buildx_images", "go_fetched"}
+    assert {name for name in always if not getattr(found, name)} == set()
+    assert {name: getattr(found, name) for name in features} == features
+    assert found.buildx_builder is found.builder_image and found.go_minimum.startswith(features["go_wanted"][:4])
+
+
+def test_features_of_no_kubernetes(tree: str) -> None:
+    assert _tree.read_features(tree) == Features()
+
+
+@pytest.mark.parametrize(
+    "features, images, host, rsync, buildx, text",
+    [
+        ({}, False, "tcp://192.0.2.1:2376", True, True, "engine of another machine"),
+        ({}, False, "ssh://me@host", True, True, "engine of another machine"),
+        ({}, False, "tcp://127.0.0.1:2375", True, False, ""),
+        ({}, False, "unix:///run/user/1/docker.sock", False, False, ""),
+        ({"builder_image": True}, True, "", False, True, "has no rsync"),
+        ({"buildx_images": True}, True, "", True, False, "makes its images; install docker-buildx."),
+        ({"buildx_images": True}, False, "", True, False, ""),
+        ({"buildx_builder": True}, False, "", True, False, "image of its build container; install docker-buildx, or use builder=host"),
+        ({"buildx_builder": True, "buildx_images": True, "builder_image": True}, True, "", True, True, ""),
+    ],
+)
+def test_engine(features: dict[str, bool], images: bool, host: str, rsync: bool, buildx: bool, text: str) -> None:
+    if not text:
+        _tree.check_engine("/t", Features(**features), images, host, rsync, lambda: buildx)
+        return
+    with pytest.raises(TreeError, match=re.escape(text)):
+        _tree.check_engine("/t", Features(**features), images, host, rsync, lambda: buildx)
+
+
+PINNED = Features(go_wanted="1.26.10", go_fetched="toolchain", go_minimum="1.26")
+
+
+@pytest.mark.parametrize(
+    "features, host, environment, at_hand, level, value",
+    [
+        (PINNED, "go1.26.10", {}, False, "ok", "go1.26.10, which the tree wants"),
+        (PINNED, "go1.26.8", {}, True, "ok", "go1.26.8, but the tree takes its own 1.26.10, which is on this host"),
+        (PINNED, "go1.26.8", {}, False, "warning", "go1.26.8, but the tree takes its own 1.26.10"),
+        (PINNED, "go1.26.8", {"GOTOOLCHAIN": "auto"}, False, "warning", "go1.26.8, but the tree takes its own 1.26.10"),
+        (PINNED, "go1.26.8", {"FORCE_HOST_GO": "y"}, False, "ok", "go1.26.8"),
+        (PINNED, "go1.26.8", {"GOTOOLCHAIN": "local"}, False, "ok", "go1.26.8"),
+        (PINNED, "go1.25.9", {"FORCE_HOST_GO": "y"}, False, "stop", "go1.25.9, but the tree needs 1.26"),
+        (PINNED, "go1.25.9", {"GOTOOLCHAIN": "go1.27.0"}, False, "ok", "go1.27.0, as GOTOOLCHAIN says"),
+        (PINNED, "go1.26.8", {"GO_VERSION": "1.26.8"}, False, "ok", "go1.26.8, which the tree wants"),
+        (PINNED, "", {"FORCE_HOST_GO": "y"}, False, "stop", "none"),
+        (Features(go_minimum="1.26.0"), "go1.26.8", {}, False, "ok", "go1.26.8"),
+        (Features(go_minimum="1.26.0"), "go1.24.1", {}, False, "warning", "go1.24.1, but the tree needs 1.26.0"),
+        (Features(), "go1.20", {}, False, "ok", "go1.20"),
+        (Features(), "", {}, False, "stop", "none"),
+    ],
+)
+def test_go(features: Features, host: str, environment: dict[str, str], at_hand: bool, level: str, value: str) -> None:
+    found = _tree.go_decision(features, host, environment, at_hand)
+    assert found[:2] == (level, value) and bool(found[2]) is (level != "ok")
+    # only where the host's own Go would do
+    assert ("set FORCE_HOST_GO" in found[2]) is (level == "warning" and features is PINNED)
+
+
+def test_container_version(tmp_path: pathlib.Path) -> None:
+    mounted = Features(mounted=True)
+    for features, told in ((Features(builder_image=True), True), (Features(mounted=True, version_file=True), True), (mounted, False)):
+        _tree.check_container_version(str(tmp_path), features, told)
+    with pytest.raises(TreeError, match="given version"):
+        _tree.check_container_version(str(tmp_path), mounted, True)
+    (tmp_path / ".git/objects/info").mkdir(parents=True)
+    _tree.check_container_version(str(tmp_path), mounted, False)
+    (tmp_path / ".git/objects/info/alternates").touch()
+    with pytest.raises(TreeError, match="borrows objects"):
+        _tree.check_container_version(str(tmp_path), mounted, False)
+
+
+def test_builder_containers() -> None:
+    name = _tree.builder_hash("host", "/t", "main")
+    assert re.fullmatch("[0-9a-f]{10}", name) and name != _tree.builder_hash("host", "/t", "other")
+    lines = [f"1 kube-build-{name}-5-v1", f"2 kube-build-data-{name}-5-v1", f"3 kube-rsync-{name}-5-v1", f"4 mine-{name}", "5 kube-build-0"]
+    assert _tree.builder_containers("\n".join(lines), name) == {"1", "3"}
+
+
+def test_version_definitions() -> None:
+    status = _tree.parse_status_lines("gitVersion v1.30.0-1+abc\ngitCommit abc\ngitTreeState it's\nbuildDate x\n")
+    text = _tree.version_definitions(status)
+    assert "KUBE_GIT_VERSION=v1.30.0-1+abc\n" in text and "KUBE_GIT_MAJOR=''\n" in text
+    shell = subprocess.run(["sh", "-c", text + 'printf %s "$KUBE_GIT_TREE_STATE"'], check=True, capture_output=True, text=True)
+    assert shell.stdout == "it's"
+
+
+def test_git_environment(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "tree")
+    found = _tree.git_environment(str(tmp_path / "link"), {"GIT_CONFIG_COUNT": "1"})
+    assert found["GIT_CONFIG_COUNT"] == "3" and found["GIT_CEILING_DIRECTORIES"] == os.path.realpath(tmp_path)
+    assert {found["GIT_CONFIG_VALUE_1"], found["GIT_CONFIG_VALUE_2"]} == {str(tmp_path / "link"), os.path.realpath(tmp_path / "tree")}
 
 
 # -- command and outputs -----------------------------------------------------------------------------------------------------
 
 
 def request(**changes: t.Any) -> Request:
-    return Request(**{"tree": "/t", "targets": ["all"], "what": ["cmd/kubelet"], "platform": "linux/arm64", **changes})
+    features = Features(static_overrides=True)
+    given = {"tree": "/t", "targets": ["all"], "what": ["cmd/kubelet"], "platform": "linux/arm64", "features": features}
+    return Request(**{**given, **changes})
 
 
 @pytest.mark.parametrize(
@@ -206,8 +335,16 @@ def request(**changes: t.Any) -> Request:
             "/t/_output/local/bin/linux/arm64",
         ),
         (
+            {"features": Features()},
+            ["make", "-C", "/t", "all", "WHAT=cmd/kubelet", "KUBE_BUILD_PLATFORMS=linux/arm64", "KUBE_VERBOSE=1"],
+            "/t/_output/local/bin/linux/arm64",
+        ),
+        (
             {"what": [], "debug": True, "params": {"KUBE_VERBOSE": "0", "X": "y"}},
-            ["make", "-C", "/t", "all", "KUBE_BUILD_PLATFORMS=linux/arm64", "KUBE_VERBOSE=0", "DBG=1", "X=y"],
+            [
+                *("make", "-C", "/t", "all", "KUBE_STATIC_OVERRIDES=kubelet", "KUBE_BUILD_PLATFORMS=linux/arm64"),
+                *("KUBE_VERBOSE=0", "DBG=1", "X=y"),
+            ],
             "/t/_output/local/bin/linux/arm64",
         ),
         (
@@ -284,7 +421,7 @@ def test_missing_outputs() -> None:
 )
 def test_version(version: str) -> None:
     output = f"STABLE_BUILD_SCM_REVISION x\ngitCommit abc\n gitVersion {version}\nbuildDate now\n"
-    assert _tree.check_version(_tree.parse_version(output), "/t", True, False) == version
+    assert _tree.check_version(_tree.parse_status_lines(output)["gitVersion"], "/t", True, False) == version
 
 
 @pytest.mark.parametrize(
@@ -301,8 +438,10 @@ def test_version(version: str) -> None:
 )
 def test_version_that_is_none(output: str, is_git: bool, is_shallow: bool, text: str) -> None:
     with pytest.raises(TreeError) as error:
-        _tree.check_version(_tree.parse_version(output), "/t", is_git, is_shallow)
+        _tree.check_version(_tree.parse_status_lines(output)["gitVersion"], "/t", is_git, is_shallow)
     assert text in str(error.value) and "KUBE_GIT_VERSION_FILE" in str(error.value)
+    with pytest.raises(TreeError, match="this host has no git"):
+        _tree.check_version("", "/t", True, False, has_git=False)
 
 
 # -- fingerprint and stamp -------------------------------------------------------------------------------------------------------
@@ -385,7 +524,12 @@ def test_walk(tree: str) -> None:
     second = _tree.walk_fingerprint(tree)
     assert second != first
     (pathlib.Path(tree) / "cmd/OWNERS").write_text("x")
-    assert _tree.walk_fingerprint(tree) not in (first, second)
+    third = _tree.walk_fingerprint(tree)
+    assert third not in (first, second)
+    # what git keeps for itself, also in a repository inside, is not the tree
+    (pathlib.Path(tree) / "cmd/.git").mkdir()
+    (pathlib.Path(tree) / "cmd/.git/index").touch()
+    assert _tree.walk_fingerprint(tree) == third
 
 
 # -- what outputs are ---------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,182 @@
+# Copyright (c) 2026, nodeforge contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a preflight makes of what it sees: the level of each finding, and that there is a remedy."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+from ansible_collections.nodeforge.kind.plugins.module_utils import _preflight
+from ansible_collections.nodeforge.kind.plugins.module_utils._preflight import Finding
+from ansible_collections.nodeforge.kind.plugins.module_utils._tree import TreeError
+
+
+def level(finding: Finding) -> str:
+    """Whatever is not good has a remedy, and only that."""
+    assert bool(finding.remedy) is (finding.level != "ok"), finding
+    assert finding.level in _preflight.LEVELS and finding.value and not finding.remedy.endswith(".")
+    return finding.level
+
+
+# -- the source -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def places(tmp_path: pathlib.Path) -> pathlib.Path:
+    for name in (
+        "checkout/hack/print-workspace-status.sh",
+        "embedded/hack/print-workspace-status.sh",
+        "bin/kubelet",
+        "built/_output/local/bin/linux/arm64/kubeadm",
+        "built/_output/release-images/arm64/kube-proxy.tar",
+        "server.tar.gz",
+        "file",
+        "nothing/file",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "embedded/go.mod").write_text("module nodeforge.example/kubernetes\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "source, kind, place",
+    [
+        ("embedded", "embedded", "/e"),
+        ("v1.34.4", "release", "v1.34.4"),
+        ("ci/latest", "release", "ci/latest"),
+        ("release:stable", "release", "release:stable"),
+        ("https://example.com/kubernetes-server-linux-amd64.tar.gz", "release", "https://example.com/kubernetes-server-linux-amd64.tar.gz"),
+        ("@/server.tar.gz", "release", "@/server.tar.gz"),
+        ("@/checkout", "checkout", "@/checkout"),
+        ("@/checkout/", "checkout", "@/checkout"),
+        ("@/embedded", "embedded", "@/embedded"),
+        ("tree:@/nothing", "checkout", "@/nothing"),
+        ("artifacts:@/checkout", "artifacts", "@/checkout"),
+        ("@/bin", "artifacts", "@/bin"),
+        ("@/built", "artifacts", "@/built"),
+        ("@/built/_output", "artifacts", "@/built/_output"),
+    ],
+)
+def test_classify(places: pathlib.Path, source: str, kind: str, place: str) -> None:
+    assert _preflight.classify(source.replace("@", str(places)), "/e", "arm64") == (kind, place.replace("@", str(places)))
+
+
+@pytest.mark.parametrize("source, text", [("@/absent", "There is no"), ("@/file", "neither a directory"), ("@/nothing", "is no Kubernetes tree")])
+def test_classify_what_is_none(places: pathlib.Path, source: str, text: str) -> None:
+    with pytest.raises(TreeError) as error:
+        _preflight.classify(source.replace("@", str(places)), "/e", "arm64")
+    finding = _preflight.from_error("kubernetes", error.value)
+    assert text in finding.value and level(finding) == "stop"
+
+
+def test_compiled(places: pathlib.Path) -> None:
+    assert _preflight.compiled(str(places / "built"), "arm64") == ["kube-proxy", "kubeadm"]
+    assert _preflight.compiled(str(places / "built"), "amd64") == []
+
+
+def test_git() -> None:
+    lines = {"gitTreeState": "dirty", "gitCommit": "0123456789abcdef"}
+    assert _preflight.git_finding(lines, True, True, True, True).value == "dirty at 0123456789ab, a worktree, shallow, another user's"
+    assert _preflight.git_finding({**lines, "gitTreeState": "clean"}, True, False, False, False).value == "clean at 0123456789ab"
+    assert "not a git checkout" in _preflight.git_finding(lines, False, False, False, False).value
+
+
+# -- the machine ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "places, free, levels",
+    [
+        ({"/t": 20, "/d": 10}, {"/t": (1, 100), "/d": (2, 100)}, ["ok", "ok"]),
+        ({"/t": 20, "/d": 10}, {"/t": (1, 25), "/d": (1, 25)}, ["warning"]),
+        ({"/t": 20, "/d": 10}, {"/t": (1, 30), "/d": (1, 30)}, ["ok"]),
+        ({"/t": 20, "/d": 10}, {"/t": (1, 5), "/d": (1, 5)}, ["stop"]),
+        ({"/t": 20, "/d": 10}, {"/t": (1, 1), "/d": (2, 9)}, ["stop", "warning"]),
+        ({"/t": 20}, {}, []),
+    ],
+)
+def test_disk(places: dict[str, float], free: dict[str, tuple[int, float]], levels: list[str]) -> None:
+    assert [level(finding) for finding in _preflight.disk_findings(places, free)] == levels
+
+
+@pytest.mark.parametrize(
+    "kind, available, expected",
+    [("checkout", 16, "ok"), ("checkout", 7.9, "warning"), ("checkout", 2, "stop"), ("embedded", 5, "ok"), ("release", 2, "ok"), ("release", 0.5, "stop")],
+)
+def test_memory(kind: str, available: float, expected: str) -> None:
+    assert level(_preflight.memory_finding(kind, available)) == expected
+
+
+@pytest.mark.parametrize(
+    "cgroup, refuses, base, expected",
+    [("2", True, "base:x", "ok"), ("1", False, "base:x", "ok"), ("1", True, "", "ok"), ("1", True, "base:x", "warning"), ("", True, "x", "ok")],
+)
+def test_cgroup(cgroup: str, refuses: bool, base: str, expected: str) -> None:
+    assert level(_preflight.cgroup_finding(cgroup, refuses, base)) == expected
+
+
+@pytest.mark.parametrize(
+    "version, refuses",
+    [("v1.34.9", False), ("v1.35.0", True), ("v1.35.0-alpha.1", True), ("v1.125.0", True), ("v2.1.0", False), ("", False), ("ci/latest", False)],
+)
+def test_versions_that_refuse_cgroup_v1(version: str, refuses: bool) -> None:
+    assert _preflight.refuses_cgroup_v1(version) is refuses
+
+
+@pytest.mark.parametrize(
+    "platform, emulated, expected",
+    [("linux/amd64", False, "ok"), ("linux/arm64", True, "ok"), ("linux/arm64", None, "warning"), ("linux/arm64", False, "stop")],
+)
+@pytest.mark.parametrize("compiles", [True, False])
+def test_platform(platform: str, emulated: bool | None, expected: str, compiles: bool) -> None:
+    finding = _preflight.platform_finding(platform, "linux/amd64", compiles, emulated)
+    assert level(finding) == expected
+    assert ("cross-compiled" in finding.value) is (compiles and platform == "linux/arm64")
+
+
+def test_emulation() -> None:
+    assert _preflight.is_emulated({"qemu-aarch64": "enabled\ninterpreter /usr/bin/qemu\n"}, "linux/arm64")
+    assert _preflight.is_emulated({"qemu-x86_64-static": "enabled\n"}, "linux/amd64")
+    assert not _preflight.is_emulated({"qemu-aarch64": "disabled\n"}, "linux/arm64")
+    assert not _preflight.is_emulated({"qemu-arm": "enabled\n"}, "linux/arm64")
+
+
+def test_builder() -> None:
+    assert level(_preflight.builder_finding("r/kube-cross:1", True, True)) == "ok"
+    assert level(_preflight.builder_finding("r/kube-cross:1", False, False)) == "ok"
+    assert level(_preflight.builder_finding("r/kube-cross:1", False, True)) == "stop"
+
+
+@pytest.mark.parametrize(
+    "registry, url",
+    [
+        ("registry.k8s.io", "https://registry.k8s.io/v2/"),
+        ("docker.io", "https://registry-1.docker.io/v2/"),
+        ("127.0.0.1:5000", "http://127.0.0.1:5000/v2/"),
+        ("localhost", "http://localhost/v2/"),
+        ("localhost.example.com", "https://localhost.example.com/v2/"),
+        ("http://mirror.example.com:80/prefix/", "http://mirror.example.com:80/prefix/v2/"),
+        ("[::1]:5000", "http://[::1]:5000/v2/"),
+    ],
+)
+def test_registry_url(registry: str, url: str) -> None:
+    assert _preflight.registry_url(registry) == url
+
+
+@pytest.mark.parametrize("registry", ["", "a b", "http://", "user@host", "host:port"])
+def test_registry_that_is_none(registry: str) -> None:
+    with pytest.raises(TreeError, match="is not a registry"):
+        _preflight.registry_url(registry)
+
+
+@pytest.mark.parametrize("status, expected", [(200, "ok"), (401, "ok"), (403, "ok"), (404, "warning"), (502, "warning"), (None, "warning")])
+def test_registry(status: int | None, expected: str) -> None:
+    assert level(_preflight.registry_finding("r", status, "cannot be reached")) == expected
+
+
+def test_table() -> None:
+    findings = [Finding("go", "go1.26.8"), Finding("registry x", "answers 502", "warning", "check it")]
+    assert _preflight.table(findings) == ["ok       go          go1.26.8", "warning  registry x  answers 502 -> check it"]
+    assert _preflight.worst(findings) == "warning" and _preflight.worst([]) == "ok"
