@@ -15,17 +15,12 @@ image has to come from anywhere.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import tarfile
 import typing as t
-
-import pytest
-from small_base import host_tools, layer
 
 GENERATIONS = ("rsync", "debug", "mount")
 SERVERS = ("kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler")
@@ -209,80 +204,6 @@ kube::build::verify_prereqs
 """
 
 PROGRAM = 'package main\n\nimport "os"\n\nvar version string\n\nfunc main() { os.Stdout.WriteString("%s " + version + "\\n") }\n'
-
-
-# What Kubernetes' own scripts call inside the build container.
-TOOLS = (
-    "bash make git awk basename chmod comm cp cut date diff dirname env expr find getconf grep head hostname id join ln ls md5sum mktemp mv nproc "
-    "paste pwd readlink realpath rmdir sed seq sort tail tee test tr uname uniq wc "
-    "xargs which"
-)
-# Where Go keeps Kubernetes; the embedded tree has made it download one version at least.
-DOWNLOADED = pathlib.Path(os.environ.get("GOMODCACHE", os.path.expanduser("~/go/pkg/mod"))) / "k8s.io"
-
-
-REAL_MODULE = """module k8s.io/kubernetes
-
-go 1.22
-
-require k8s.io/component-base v0.0.0
-
-replace k8s.io/component-base => ./staging/src/k8s.io/component-base
-"""
-REAL_KUBELET = """package main
-
-import (
-\t"os"
-
-\t"k8s.io/component-base/version"
-)
-
-func main() { os.Stdout.WriteString("kubelet " + version.GitVersion() + "\\n") }
-"""
-
-
-def real_tree(path: pathlib.Path, version: str) -> pathlib.Path:
-    """Kubernetes' own makefile and scripts, of that version, as a checkout with very little to compile."""
-    source = DOWNLOADED / f"kubernetes@{version}"
-    if not source.is_dir():
-        pytest.skip(f"Go has not downloaded Kubernetes {version}")
-    path.mkdir()
-    for name in ("build", "hack", "pkg/kubelet/apis/config/v1beta1"):
-        shutil.copytree(source / name, path / name)
-    for name in (".go-version", ".gitignore"):
-        shutil.copy(source / name, path / name)
-    for file in path.rglob("*"):
-        file.chmod(0o755 if file.is_dir() or file.suffix == ".sh" else 0o644)
-    (path / "Makefile").symlink_to("build/root/Makefile")
-    base = path / "staging/src/k8s.io/component-base"
-    for file, text in (
-        (path / "go.mod", REAL_MODULE),
-        (path / "cmd/kubelet/main.go", REAL_KUBELET),
-        (base / "go.mod", "module k8s.io/component-base\n\ngo 1.22\n"),
-        (base / "version/version.go", "package version\n\nvar gitVersion string\n\nfunc GitVersion() string { return gitVersion }\n"),
-    ):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-    git = ["git", "-C", str(path), "-c", "user.name=t", "-c", "user.email=t@example.org"]
-    for command in (["init", "-q", "-b", "main"], ["add", "--all"], ["commit", "-q", "-m", "x"], ["tag", version]):
-        subprocess.run([*git, *command], check=True, capture_output=True)
-    return path
-
-
-def cross_image(name: str, work: pathlib.Path) -> str:
-    """What stands for kube-cross: this host's Go and tools, in an image."""
-    root = pathlib.Path(subprocess.check_output(["go", "env", "GOROOT"], text=True).strip()).resolve()
-    unneeded = {"api", "doc", "misc", "test"}
-    with tarfile.open(work / "root.tar", "w", dereference=True) as archive:
-        for directory in sorted(entry for entry in root.iterdir() if entry.name not in unneeded):
-            archive.add(directory, f"usr/local/go/{directory.name}")
-        with tarfile.open(fileobj=io.BytesIO(layer(host_tools(TOOLS)))) as tools:
-            for member in tools:
-                archive.addfile(member, tools.extractfile(member) if member.isfile() else None)
-    environment = "ENV PATH=/usr/local/go/bin:/usr/bin:/bin"
-    subprocess.run(["docker", "import", "--change", environment, str(work / "root.tar"), name], check=True, capture_output=True)
-    (work / "root.tar").unlink()
-    return name
 
 
 def base_image() -> str:

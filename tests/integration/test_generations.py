@@ -16,7 +16,7 @@ import typing as t
 
 import kube_trees
 import pytest
-from kube_trees import GENERATIONS, KubeTree, real_tree
+from kube_trees import GENERATIONS, KubeTree
 from small_base import ARCH, FOREIGN, PLATFORM
 
 IMAGES: dict[str, t.Any] = {"targets": ["quick-release-images"], "what": ["cmd/kubeadm", "cmd/kubelet"]}
@@ -307,40 +307,3 @@ def test_nested_repository(make_tree: t.Any, run: t.Any) -> None:
     (nested / "file.go").write_text("package nested // edited\n")
     edited = run(tree, check=True)
     assert edited["changed"] and "the sources changed" in edited["actions"][0] and edited["fingerprint"] != first["fingerprint"]
-
-
-# -- Kubernetes' own scripts ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("version", ["v1.31.14", "v1.34.4", "v1.37.2"])
-def test_kubernetes_on_the_host(run: t.Any, tmp_path: pathlib.Path, version: str) -> None:
-    tree = real_tree(tmp_path / "kubernetes", version)
-    gocache = subprocess.check_output(["go", "env", "GOCACHE"], text=True).strip()
-    environment = {"FORCE_HOST_GO": "y", "GOCACHE": gocache}
-    first = run(tree, environment=environment)
-    assert not first.failed, first
-    assert first["outputs"]["binaries"]["kubelet"]["static"] is True and says(first) == f"kubelet {version}"
-    assert not run(tree, environment=environment)["changed"]
-    (tree / "untracked").touch()
-    debug = run(tree, environment=environment, debug=True)
-    assert debug["outputs"]["binaries"]["kubelet"]["debug"] is True and says(debug) == f"kubelet {version}-dirty"
-    shutil.rmtree(tree / ".git")
-    assert "it is not a git checkout" in failure(run(tree, environment=environment))
-
-
-def test_kubernetes_in_its_container(run: t.Any, tmp_path: pathlib.Path) -> None:
-    """From a worktree, whose repository the container does not see, with an image of ours in place of kube-cross."""
-    tree = real_tree(tmp_path / "kubernetes", "v1.37.2")
-    worktree = tmp_path / "worktree"
-    subprocess.run(["git", "-C", str(tree), "worktree", "add", "-q", "-b", "other", str(worktree)], check=True)
-    name = kube_trees.cross_image(f"nodeforge-test-cross-{os.getpid()}", tmp_path)
-    try:
-        environment = {"FORCE_HOST_GO": "y", "KUBE_CROSS_IMAGE": name, "KUBE_CROSS_VERSION": "latest"}
-        first = run(worktree, builder="container", debug=True, environment=environment)
-        assert not first.failed, first
-        kubelet = first["outputs"]["binaries"]["kubelet"]
-        assert kubelet["path"] == str(worktree / "_output/dockerized/bin" / PLATFORM / "kubelet") and kubelet["debug"] is True
-        assert says(first) == "kubelet v1.37.2" and not run(worktree, builder="container", debug=True, environment=environment)["changed"]
-        assert b"/go/src/k8s.io/kubernetes/cmd/kubelet/main.go" in pathlib.Path(kubelet["path"]).read_bytes()
-    finally:
-        subprocess.run(["docker", "image", "rm", "--force", name], check=True, capture_output=True)
