@@ -102,7 +102,10 @@ def docker_archive(path: pathlib.Path, tags: list[str] | None, arch: str = "amd6
 def test_docker_archives(tmp_path: pathlib.Path) -> None:
     config = digest_of(json.dumps({"os": "linux", "architecture": "amd64"}).encode())
     for name in ("config.json", config, config[7:] + ".json"):
-        assert images.read_archive(docker_archive(tmp_path / "a", ["x:1", "y:1"], config=name), AMD64) == [("x:1", config), ("y:1", config)]
+        assert images.read_archive(docker_archive(tmp_path / "a", ["x:1", "y:1"], config=name), AMD64) == [
+            ("docker.io/library/x:1", config),
+            ("docker.io/library/y:1", config),
+        ]
     assert images.read_archive(docker_archive(tmp_path / "a", None), AMD64) == [(None, config)]
     with pytest.raises(EngineError, match="is for linux/arm64, not for linux/amd64: build it for that platform"):
         images.read_archive(docker_archive(tmp_path / "a", ["x:1"], "arm64"), AMD64)
