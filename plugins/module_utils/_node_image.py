@@ -25,6 +25,8 @@ CHUNK = 1024 * 1024
 
 PLATFORMS = ("linux/amd64", "linux/arm64")
 CONTAINERD_CONFIG = "/etc/containerd/config.toml"
+# Where parts of that configuration lie; containerd reads them in the order of their names.
+DROP_INS = "/etc/containerd/conf.d"
 ENTRYPOINT = ("/usr/local/bin/entrypoint", "/sbin/init")
 VERSION_FILE = "/kind/version"
 CNI_MANIFEST = "/kind/manifests/default-cni.yaml"
@@ -197,6 +199,29 @@ def sandbox_image(config: str) -> str | None:
         if setting and (setting.group(1) == "sandbox_image" or section.endswith("pinned_images")):
             return setting.group(2) or setting.group(3)
     return None
+
+
+_TABLE = re.compile(r"^\s*\[", re.MULTILINE)
+_CONFIG_VERSION = re.compile(r"^\s*version\s*=\s*(\d+)", re.MULTILINE)
+_IMPORTS = re.compile(r"^\s*imports\s*=\s*\[", re.MULTILINE)
+
+
+def config_version(config: str) -> int | None:
+    """The version that a configuration of containerd, or a part of one, says it has."""
+    found = _CONFIG_VERSION.search(_TABLE.split(config, maxsplit=1)[0])
+    return int(found.group(1)) if found else None
+
+
+def with_drop_ins(config: str) -> str:
+    """containerd's configuration, which then reads the drop-ins as well. What stands before the first table is all of the file's own."""
+    wanted = f'"{DROP_INS}/*.toml"'
+    head = _TABLE.split(config, maxsplit=1)[0]
+    imports = _IMPORTS.search(head)
+    if imports is None:
+        return f"imports = [{wanted}]\n{config}"
+    if wanted.strip('"') in head[imports.end() :]:
+        return config
+    return f"{config[: imports.end()]}{wanted}, {config[imports.end() :]}"
 
 
 def required_images(kubeadm: c.Iterable[str], sandbox: str, others: c.Iterable[str]) -> list[str]:

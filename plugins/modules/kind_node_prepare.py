@@ -124,7 +124,21 @@ options:
         type: raw
         default: "0644"
   extra_images:
-    description: References of other images that the node must hold.
+    description:
+      - Other images that the node must hold. Each is a reference, or a dictionary.
+      - With C(archive), the path on this host of an image archive, and optionally C(ref) (its name in the node) and C(sha256) (verified).
+      - Or with C(engine), an image that the engine holds, named by its tag, and optionally C(ref).
+      - The fingerprint counts the content of archives and of images of the engine. A reference counts as it is written; with a digest, that is its content.
+    type: list
+    elements: raw
+    default: []
+  containerd_config:
+    description:
+      - Parts of containerd's configuration for the node. Each is an absolute path on this host, or the TOML text itself.
+      - They become drop-ins in C(/etc/containerd/conf.d), and the base's C(/etc/containerd/config.toml) is made to import them. A later one overrides earlier
+        ones and the base's own. Patches of a kind cluster configuration change the base's own part only.
+      - The base's own containerd must understand them, or the module fails. It reads them in the build container, so check mode does not find that out.
+      - A C(version) in them has to be that of the base's configuration. containerd before version 2 replaces a plugin's section as a whole.
     type: list
     elements: str
     default: []
@@ -144,6 +158,15 @@ options:
       - Whatever else decides the node image, for the fingerprint; for example the digests of add-ons.
     type: dict
     default: {}
+  offline:
+    description:
+      - Do not pull the base image. Where the engine does not hold it, the module fails, and names with it all required images that are not at
+        hand either, which are those in none of O(archives), O(extra_images), O(inputs) and O(cache_dir).
+    type: bool
+    default: false
+  cache_dir:
+    description: The O(nodeforge.kind.ctr_image_pull#module:cache_dir) from which the images will come, to be looked into with O(offline).
+    type: path
   revision:
     description:
       - The commit of the sources, for the label C(org.opencontainers.image.revision). By default the commit that O(version) names, if any.
@@ -252,6 +275,16 @@ built_images:
   type: list
   elements: str
   sample: ["registry.k8s.io/kube-apiserver:v1.37.2"]
+extra_archives:
+  description:
+    - The entries of O(extra_images) that no registry brings, each with the content that the fingerprint counts, to hand to
+      O(nodeforge.kind.ctr_image_pull#module:archives) besides the built ones.
+  returned: O(state=present)
+  type: list
+  elements: dict
+  sample:
+    - {path: /srv/app.tar, sha256: 9b0c1d2e3f405162738495a6b7c8d9eaf0b1c2d3e4f5061728394a5b6c7d8e9f}
+    - {engine: "docker.io/team/app:dev", id: "sha256:5f0e1f6f5e4d3c2b1a09f8e7d6c5b4a392817060f5e4d3c2b1a09f8e7d6c5b4a"}
 fingerprint:
   description: The SHA-256 over everything that decides the node image. V(null) where the base image is not known yet (see check mode).
   returned: O(state=present)
@@ -307,6 +340,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import secrets
 import time
 import typing as t
@@ -322,6 +356,7 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
     deferred,
     interruptible,
 )
+from ansible_collections.nodeforge.kind.plugins.module_utils._image_archive import Cache
 
 # What makes an image a node base: one path of each must be there.
 NODE_BASE = {
@@ -357,7 +392,8 @@ class Inputs:
             str(node.parse_reference(asked, "image in replaced_images")): str(node.parse_reference(given, "image in replaced_images"))
             for asked, given in params["replaced_images"].items()
         }
-        self.extra_images = [str(node.parse_reference(image, "image in extra_images")) for image in params["extra_images"]]
+        self.extra_archives: list[dict[str, str]] = []
+        self.extra_images = [name for entry in params["extra_images"] for name in self._extra_image(entry)]
         self.binaries = {name: self._binary(name, value) for name, value in sorted(params["binaries"].items())}
         self.archives, self.built_images = self._archives(params["archives"])
         self.files = list(self.binaries.values())
@@ -367,6 +403,7 @@ class Inputs:
         for option, dest in (("cni_manifest", node.CNI_MANIFEST), ("storage_manifest", node.STORAGE_MANIFEST)):
             if params[option]:
                 self._manifest(params[option], dest, option)
+        self.containerd_config = [self._drop_in(number, entry) for number, entry in enumerate(params["containerd_config"])]
         for number, entry in enumerate(params["files"]):
             self.files.append(self._file(number, entry))
         destinations = [file.dest for file in self.files]
@@ -407,6 +444,45 @@ class Inputs:
                 references.append(str(node.without_arch(node.parse_reference(reference, f"image in {path}"), self.arch)))
         return hashes, list(dict.fromkeys(references))
 
+    def _extra_image(self, entry: t.Any) -> list[str]:
+        """The names of an extra image in the node; those that no registry brings are noted."""
+        what = "image in extra_images"
+        if isinstance(entry, str):
+            return [str(node.parse_reference(entry, what))]
+        kinds = [kind for kind in ("archive", "engine") if isinstance(entry, dict) and isinstance(entry.get(kind), str)]
+        if len(kinds) != 1 or entry.keys() - {"archive", "engine", "ref", "sha256"} or ("engine" in entry and "sha256" in entry):
+            raise node.BadInput(
+                f"extra_images holds {entry!r}: give a reference, or a dictionary with archive and optionally ref and sha256, or with engine and optionally ref"
+            )
+        ref = str(node.parse_reference(entry["ref"], what)) if entry.get("ref") else ""
+        named = {"ref": ref} if ref else {}
+        if "engine" in entry:
+            reference = str(node.parse_reference(entry["engine"], what))
+            self.extra_archives.append({"engine": reference, **named})
+            return [ref or reference]
+        path = check_type_path(entry["archive"])
+        sha256 = node.file_from_path(path, "", 0, "image archive").sha256
+        if entry.get("sha256") not in (None, sha256):
+            raise node.BadInput(f'The image archive "{path}" is not the one that is wanted (its sha256 is {sha256}): correct sha256, or get it anew')
+        self.extra_archives.append({"path": path, "sha256": sha256, **named})
+        return [ref] if ref else [str(node.parse_reference(name, what)) for name in node.archive_references(path)]
+
+    def _drop_in(self, number: int, entry: str) -> tuple[str, str]:
+        """A part of containerd's configuration: what to call it in errors, and its text."""
+        what, dest = f"entry {number} of containerd_config", f"{node.DROP_INS}/nodeforge-{number:02}.toml"
+        text = entry
+        if entry.startswith(("/", "~")):
+            path = check_type_path(entry)
+            what = f'"{path}" of containerd_config'
+            node.file_from_path(path, dest, 0o644, "containerd_config")
+            try:
+                with open(path, encoding="utf-8") as file:
+                    text = file.read()
+            except UnicodeDecodeError as e:
+                raise node.BadInput(f"The {what} is not text: name a TOML file") from e
+        self.files.append(node.file_from_content(text.encode(), dest, 0o644))
+        return what, text
+
     def _manifest(self, path: str, dest: str, option: str) -> None:
         self.files.append(node.file_from_path(path, dest, 0o644, option))
         try:
@@ -437,6 +513,7 @@ class Inputs:
                 "archives": sorted(self.archives.values()),
                 "built_images": sorted(self.built_images),
                 "extra_images": sorted(self.extra_images),
+                "extra_archives": sorted([entry.get("sha256") or entry["id"], entry.get("ref", "")] for entry in self.extra_archives),
                 "replaced_images": self.replaced_images,
                 "others": others,
             }
@@ -456,6 +533,8 @@ class NodePreparer:
         self.after: dict[str, t.Any] = {}
         # the container that this run created, until it is handed over
         self.created: str | None = None
+        # the one that containerd has to name in the end
+        self.sandbox: str | None = None
 
     def run(self) -> dict[str, t.Any]:
         result = self.absent() if self.params["state"] == "absent" else self.present()
@@ -496,6 +575,9 @@ class NodePreparer:
 
     def present(self) -> dict[str, t.Any]:
         inputs = self.inputs = Inputs(self.params, self.engine.platform)
+        for entry in inputs.extra_archives:
+            if "engine" in entry:
+                entry["id"] = self._engine_image(entry["engine"])
         for template in inputs.templates:
             self.module.warn(f"The image {template} is a template: if the node needs it, name it in extra_images")
         base = self._base()
@@ -503,6 +585,7 @@ class NodePreparer:
             "container": None,
             "required_images": None,
             "built_images": inputs.built_images,
+            "extra_archives": inputs.extra_archives,
             "fingerprint": None,
             "up_to_date": False,
             "image": None,
@@ -554,11 +637,38 @@ class NodePreparer:
                     self.engine.remove(self.created)
         return result
 
+    def _engine_image(self, reference: str) -> str:
+        image = self.engine.image(reference)
+        if image is None:
+            raise EngineError(f'The image "{reference}" of extra_images is not in the engine at {self.engine.host}: build, load or pull it there')
+        return image["Id"]
+
+    def _missing(self) -> list[str]:
+        """The required images that are not at hand, as far as they can be known without the base."""
+        inputs = self.inputs
+        kubeadm = inputs.binaries.get("kubeadm")
+        images = [*inputs.manifest_images, *inputs.extra_images]
+        if kubeadm and kubeadm.path and os.access(kubeadm.path, os.X_OK):
+            command = ["timeout", "-k", "5", str(KUBEADM_TIMEOUT), os.path.abspath(kubeadm.path), "config", "images", "list"]
+            rc, out, dummy = self.module.run_command([*command, "--kubernetes-version", inputs.version], expand_user_and_vars=False)
+            asked = [inputs.replaced_images.get(line, line) for line in out.split()] if rc == 0 else []
+            images += [image for image in asked if "/pause:" not in image]
+        here = {*inputs.built_images, *self.params["inputs"]}
+        for entry in inputs.extra_archives:
+            here.update([entry["ref"]] if "ref" in entry else [entry["engine"]] if "engine" in entry else node.archive_references(entry["path"]))
+        cache = Cache(self.params["cache_dir"], read_only=True) if self.params["cache_dir"] else None
+        return [image for image in dict.fromkeys(images) if image not in here and not (cache and cache.find(image, inputs.platform))]
+
     def _base(self) -> dict[str, t.Any] | None:
         """The base image as the engine holds it for the platform; None where check mode would have to pull it first."""
         inputs, policy = self.inputs, self.params["pull"]
         reference = str(inputs.image)
         base = self.engine.image(reference)
+        if self.params["offline"]:
+            policy = "never"
+        if base is None and self.params["offline"]:
+            more = "".join(f", the image {image}" for image in self._missing())
+            raise EngineError(f'With offline, these are missing: the base image "{reference}"{more}; load them, or run once with the network')
         if base is None and policy == "never":
             raise EngineError(f'The base image "{reference}" is not in the engine at {self.engine.host}: load or build it, or set pull=missing')
         if base is None or (policy == "always" and self._outdated(reference, base)):
@@ -657,11 +767,48 @@ class NodePreparer:
         lacking = [what for what, paths in NODE_BASE.items() if not any(self.engine.stat(container, path) for path in paths)]
         if lacking:
             raise EngineError(f"{base} is not a node base, it lacks {' and '.join(lacking)}: use one like kindest/base or kindest/node")
-        config = self.engine.read_file(container, node.CONTAINERD_CONFIG) or b""
-        sandbox = node.sandbox_image(config.decode(errors="replace"))
+        config = (self.engine.read_file(container, node.CONTAINERD_CONFIG) or b"").decode(errors="replace")
+        sandbox = node.sandbox_image(config)
+        if self.inputs.containerd_config:
+            self._import_drop_ins(config)
+            # the last one decides
+            sandbox = next((found for _what, text in self.inputs.containerd_config[::-1] for found in [node.sandbox_image(text)] if found), sandbox)
+            self.sandbox = sandbox
         if not sandbox:
             raise EngineError(f"{base} names no sandbox image in {node.CONTAINERD_CONFIG}: set sandbox_image (or pinned_images.sandbox) there")
         return sandbox
+
+    def _import_drop_ins(self, config: str) -> None:
+        inputs = self.inputs
+        for what, text in inputs.containerd_config:
+            if node.config_version(text) not in (None, node.config_version(config)):
+                raise node.BadInput(
+                    f"The {what} is for version {node.config_version(text)} of containerd's configuration, but the base image \"{inputs.image}\" "
+                    f"has one of version {node.config_version(config)}: write it for that"
+                )
+        merged = node.with_drop_ins(config)
+        if any(file.dest == node.CONTAINERD_CONFIG for file in inputs.files):
+            raise node.BadInput(f"files replaces {node.CONTAINERD_CONFIG}, for which containerd_config has parts: put all of it into one of both")
+        if merged != config:
+            inputs.files.append(node.file_from_content(merged.encode(), node.CONTAINERD_CONFIG, 0o644))
+
+    def _check_containerd(self, container: str) -> None:
+        """The base's own containerd has to take its configuration with the drop-ins: a node whose containerd does not start tells nobody why."""
+        done = self.engine.exec(container, ["containerd", "config", "dump"], timeout=60)
+        entries = self.inputs.containerd_config
+        names = " or ".join(what for what, _text in entries)
+        if done.rc != 0:
+            raise EngineError(f"containerd of the base image does not take {names}: {done.reason.replace('containerd: ', '', 1)}; correct it")
+        unknown = re.findall(r"Ignoring unknown key.*? key=[\"']?([^\s\"']+)", done.stderr)
+        unknown = [key for key in unknown if any(key in text for _what, text in entries)]
+        if unknown:
+            raise EngineError(f"containerd of the base image does not know {', '.join(unknown)} in {names}: correct it")
+        found = node.sandbox_image(done.stdout)
+        if found and found != self.sandbox:
+            raise EngineError(
+                f"With {names}, containerd of the base image loses other settings, such as the sandbox image {self.sandbox}: repeat the "
+                "whole section of the plugin as the base has it, because this containerd replaces it"
+            )
 
     def _starts(self, name: str) -> None:
         files, reference = self.inputs.files, str(self.inputs.image)
@@ -711,6 +858,8 @@ class NodePreparer:
         if changed and not self.check:
             missing = [folder for folder in folders if found[folder].kind == "-"]
             self.engine.put_archive(container, "/", node.tar_stream(changed, missing))
+        if self.inputs.containerd_config and not self.check:
+            self._check_containerd(container)
 
     def _required(self, container: str, sandbox: str, running: bool) -> list[str] | None:
         """What kubeadm asks for and the manifests, the base and the user add. None where only a running container could tell."""
@@ -789,10 +938,13 @@ def main() -> None:
                     "mode": {"type": "raw", "default": "0644"},
                 },
             },
-            "extra_images": {"type": "list", "elements": "str", "default": []},
+            "extra_images": {"type": "list", "elements": "raw", "default": []},
+            "containerd_config": {"type": "list", "elements": "str", "default": []},
             "replaced_images": {"type": "dict", "default": {}},
             "node_image": {"type": "str"},
             "inputs": {"type": "dict", "default": {}},
+            "offline": {"type": "bool", "default": False},
+            "cache_dir": {"type": "path"},
             "revision": {"type": "str"},
             "source": {"type": "str"},
             "network_mode": {"type": "str", "default": "default"},

@@ -764,8 +764,10 @@ def test_what_this_machine_serves_is_not_cached(pull: t.Any, registry: FaultyReg
     assert names == [ETCD]
 
 
-def test_offline(pull: t.Any, node: Node, registry: FaultyRegistry, far: FaultyRegistry, archive: t.Any, tmp_path: pathlib.Path, start: t.Any, base: str) -> None:
-    """Other machines are not asked, and everything that is missing is named at once; before, nothing has come."""
+def test_offline(
+    pull: t.Any, node: Node, registry: FaultyRegistry, far: FaultyRegistry, archive: t.Any, tmp_path: pathlib.Path, start: t.Any, base: str
+) -> None:
+    """Other machines are not asked; all that is missing is named at once, before anything has come."""
     args: Args = {"images": [ETCD, PAUSE, "tool", KUBE_PROXY], "archives": [archive(KUBE_PROXY)], "offline": True}
     args.update(cache_dir=str(tmp_path / "cache"), mirrors={"registry.k8s.io": [far.url], "docker.io": [registry.url]})
     began = time.monotonic()

@@ -331,3 +331,29 @@ def test_binary_arch(tmp_path) -> None:
         assert node.binary_arch(str(path)) == arch
     path.write_bytes(b"\x7fELF" + b"\0" * 16)
     assert node.binary_arch(str(path)) == "another architecture"
+
+
+GLOB = '"/etc/containerd/conf.d/*.toml"'
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ("version = 2\n[debug]\n", f"imports = [{GLOB}]\nversion = 2\n[debug]\n"),
+        ("", f"imports = [{GLOB}]\n"),
+        ('version = 2\nimports = ["/a"]\n[debug]\n', f'version = 2\nimports = [{GLOB}, "/a"]\n[debug]\n'),
+        ("imports = []\n", f"imports = [{GLOB}, ]\n"),
+        (f"imports = [\n  {GLOB},\n]\n", f"imports = [\n  {GLOB},\n]\n"),
+        ("imports = ['/etc/containerd/conf.d/*.toml']\n", "imports = ['/etc/containerd/conf.d/*.toml']\n"),
+        # of a table, or no setting at all
+        (f"# imports = [{GLOB}]\n[x]\nimports = [{GLOB}]\n", f"imports = [{GLOB}]\n# imports = [{GLOB}]\n[x]\nimports = [{GLOB}]\n"),
+    ],
+)
+def test_drop_ins_are_imported_once(config: str, expected: str) -> None:
+    assert node.with_drop_ins(config) == expected
+    assert node.with_drop_ins(expected) == expected
+
+
+def test_config_version() -> None:
+    assert node.config_version("# x\nversion = 3 # y\n[a]\n") == 3
+    assert node.config_version("[a]\nversion = 3\n") is None
