@@ -198,7 +198,13 @@ def test_wrong_streams_are_not_kept(cache: images.Cache, stream: bytes, text: st
     assert left == ([digest[7:]] if text == "more came" else [])
 
 
-@pytest.mark.parametrize("index", ["", "{", "[]", '{"manifests": [3, {"annotations": [1]}]}', '{"manifests": 3}', '{"manifests": [{"annotations": {"org.opencontainers.image.ref.name": "r.io/x:1"}}]}'])
+@pytest.mark.parametrize("annotations", [[1], "x", 3])
+def test_a_broken_entry_is_left_out(cache: images.Cache, annotations: t.Any) -> None:
+    (pathlib.Path(cache.directory) / "index.json").write_text(json.dumps({"manifests": [3, None, {"annotations": annotations}]}))
+    assert cache.find("r.io/x:1", AMD64) is None
+
+
+@pytest.mark.parametrize("index", ["", "{", "[]", '{"manifests": 3}', '{"manifests": [{"annotations": {"org.opencontainers.image.ref.name": "r.io/x:1"}}]}'])
 def test_a_broken_list_is_an_empty_one(cache: images.Cache, index: str) -> None:
     pathlib.Path(cache.directory, "index.json").write_text(index)
     assert cache.find("r.io/x:1", AMD64) is None
