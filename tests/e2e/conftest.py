@@ -11,6 +11,7 @@ import pathlib
 import re
 import shlex
 import subprocess
+import sys
 import time
 import typing as t
 
@@ -18,11 +19,20 @@ import docker
 import pytest
 import yaml
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "integration"))
+import small_base  # noqa: E402
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # another tag than a user's own image: a test must not replace it
 TAG = os.environ.get("E2E_TAG", "e2e")
 IMAGE = f"kindest/node:{TAG}"
 CLUSTER = "nodeforge-e2e"
+# what a user bakes in: an image that only the engine has, and a part of containerd's configuration
+EXTRA = "nodeforge-e2e/extra:1"
+BAKED = {
+    "node_image_extra_images": [{"engine": EXTRA}],
+    "node_image_containerd_config": ['[plugins."io.containerd.grpc.v1.cri"]\n  max_container_log_line_size = 8192\n'],
+}
 
 
 class Play(t.NamedTuple):
@@ -45,7 +55,7 @@ def build(env: dict[str, str], *extra: str, check: bool = True, playbook: str = 
     """Runs the playbook as a user does, from the checkout."""
     started = time.monotonic()
     run = subprocess.run(
-        ["ansible-playbook", playbook, "-e", f"node_image_tag={tag}", *extra],
+        ["ansible-playbook", playbook, "-e", json.dumps({"node_image_tag": tag, **(BAKED if tag == TAG else {})}), *extra],
         cwd=ROOT,
         env=env,
         capture_output=True,
@@ -67,8 +77,9 @@ def engine() -> docker.DockerClient:
 
 
 @pytest.fixture(scope="session")
-def node_image(ansible_env: dict[str, str]) -> Play:
+def node_image(ansible_env: dict[str, str], engine: docker.DockerClient) -> Play:
     """The node image, built (or found up to date) by the playbook."""
+    small_base.load(engine, EXTRA, small_base.host_tools())
     return build(ansible_env)
 
 
