@@ -85,6 +85,7 @@ options:
       - Host of a registry or mirror, with its port if it has one, to a file on the build host with certificates of authorities in PEM format, such as
         V({"mirror.example.com:5000": "/etc/ssl/our-ca.pem"}). They are trusted besides those that the container trusts, for that host only.
     type: dict
+    version_added: 1.1.0
     default: {}
   hosts_dir:
     description:
@@ -119,12 +120,14 @@ options:
         the file itself (C(auths)) or with a credential helper (C(credsStore), C(credHelpers)).
       - The default is E(DOCKER_CONFIG), or V(~/.docker). Empty means none.
     type: path
+    version_added: 1.1.0
     default: ~/.docker
   offline:
     description:
       - Ask no other machine. Images come from O(archives), from O(cache_dir) and from registries of this very machine (mirrors with a loopback address).
       - Where others would be needed, the module fails before it transfers anything, and names all of them.
     type: bool
+    version_added: 1.1.0
     default: false
   retries:
     description:

@@ -140,6 +140,7 @@ options:
       - The base's own containerd must understand them, or the module fails. It reads them in the build container, so check mode does not find that out.
       - A C(version) in them has to be that of the base's configuration. containerd before version 2 replaces a plugin's section as a whole.
     type: list
+    version_added: 1.1.0
     elements: str
     default: []
   replaced_images:
@@ -163,10 +164,12 @@ options:
       - Do not pull the base image. Where the engine does not hold it, the module fails, and names with it all required images that are not at
         hand either, which are those in none of O(archives), O(extra_images), O(inputs) and O(cache_dir).
     type: bool
+    version_added: 1.1.0
     default: false
   cache_dir:
     description: The O(nodeforge.kind.ctr_image_pull#module:cache_dir) from which the images will come, to be looked into with O(offline).
     type: path
+    version_added: 1.1.0
   revision:
     description:
       - The commit of the sources, for the label C(org.opencontainers.image.revision). By default the commit that O(version) names, if any.
