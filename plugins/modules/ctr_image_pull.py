@@ -82,8 +82,9 @@ options:
     default: {}
   ca_files:
     description:
-      - Host of a registry or mirror, with its port if it has one, to a file on the build host with certificates of authorities in PEM format, such as
-        V({"mirror.example.com:5000": "/etc/ssl/our-ca.pem"}). They are trusted besides those that the container trusts, for that host only.
+      - "Host of a registry or mirror, with its port if it has one, to a file on the build host with certificates of authorities in PEM format,
+        such as V({\"mirror.example.com:5000\": \"/etc/ssl/our-ca.pem\"})."
+      - They are trusted besides those that the container trusts, for that host only.
     type: dict
     version_added: 1.1.0
     default: {}
