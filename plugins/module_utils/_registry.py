@@ -269,7 +269,8 @@ def _belongs(realm: str, url: str, logins: Logins) -> bool:
 def _open(url: str, authority: str | None, headers: dict[str, str] | None = None, method: str = "GET", timeout: float = LOGIN_TIMEOUT) -> t.Any:
     # a redirect would take the password along
     follow = "none" if headers else "urllib2"
-    return open_url(url, method=method, headers=headers, timeout=timeout, ca_path=authority, follow_redirects=follow)
+    # like containerd, never by way of a proxy to this very machine
+    return open_url(url, method=method, headers=headers, timeout=timeout, ca_path=authority, follow_redirects=follow, use_proxy=not is_local(url))
 
 
 def has(url: str, path: str, name: str) -> bool:
@@ -279,6 +280,9 @@ def has(url: str, path: str, name: str) -> bool:
     accept += "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
     try:
         return _open(f"{base}/{path}/manifests/{name}", None, {"Accept": accept}, "HEAD", LOCAL_TIMEOUT).status == 200
+    except urllib.error.HTTPError as e:
+        # one that wants credentials will tell when it gets them
+        return e.code == 401
     except Exception:  # whatever it is, the image does not come from there
         return False
 
