@@ -744,7 +744,7 @@ class ImagePuller:
                 credentials = self.logins.find(host)
                 if credentials:
                     # what is derived from secrets is secret, too
-                    self.module.no_log_values.update((credentials.password, credentials.basic.split()[1]))
+                    self.module.no_log_values.update(filter(None, (credentials.password, credentials.basic.split()[1])))
                 header = registry.authorization(url, reference.path, self.logins, path)
                 if header:
                     self.module.no_log_values.add(header.split()[1])
