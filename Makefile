@@ -37,7 +37,7 @@ node: venv ## build a node image [SOURCE= VERSION= TAG= OPTIONS=]
 
 variant: venv ## replace parts of a node image [BASE= SOURCE= COMPONENTS= TAG= OPTIONS=]
 	@tools/play.sh nodeforge.kind.build_variant $(source) $(if $(BASE),-e "{kube_base: '$(BASE)'}") \
-	  $(if $(COMPONENTS),-e "{kube_components: '$(COMPONENTS)'.split()}") $(if $(TAG),-e "{node_image_tag: '$(TAG)'}") $(OPTIONS)
+	  $(if $(COMPONENTS),-e "{kube_components: [$(foreach name,$(COMPONENTS),$(name)$(comma))]}") $(if $(TAG),-e "{node_image_tag: '$(TAG)'}") $(OPTIONS)
 
 host: venv ## prepare this machine only: engine, tools, kind
 	@tools/play.sh nodeforge.kind.build_host $(OPTIONS)
@@ -86,6 +86,7 @@ clean: venv ## remove build containers that a killed run left behind
 distclean: ## remove what this checkout made in itself
 	rm -rf .cache .ansible tests/output
 
+comma := ,
 # A path is made absolute; a URL, a version and a marker are none, nor is what names its kind.
 source = $(if $(SOURCE),-e "{kube_source: '$$(case '$(SOURCE)' in \
   (embedded|*://*|v[0-9]*.[0-9]*.[0-9]*|release[:/]*|ci[:/]*|tree:*|artifacts:*) printf %s '$(SOURCE)' ;; \
