@@ -91,7 +91,8 @@ def cause_of(error: BaseException) -> Cause:
         return Cause(f"the server answered {told}", error.code in (408, 425) or error.code >= 500, "try again later, or name another server")
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, ssl.SSLCertVerificationError):
-        return Cause(f"its certificate is not trusted ({getattr(reason, "verify_message", reason)})", False, "name the authority's certificate in ca_path")
+        why = getattr(reason, "verify_message", reason)
+        return Cause(f"its certificate is not trusted ({why})", False, "name the authority's certificate in ca_path")
     if isinstance(reason, ssl.SSLError):
         return Cause(f"TLS failed ({reason.reason or reason})", False, "write the URL with http:// if that is what the server speaks")
     if isinstance(reason, socket.gaierror):

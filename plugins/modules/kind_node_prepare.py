@@ -258,7 +258,9 @@ built_images:
   elements: str
   sample: ["registry.k8s.io/kube-apiserver:v1.37.2"]
 archives:
-  description: As O(archives), each with C(path) and, where the archive holds one image, C(ref), the name that it has to get. To hand to M(nodeforge.kind.ctr_image_pull).
+  description:
+    - As O(archives), each with C(path) and, where the archive holds one image, C(ref), the name that it has to get.
+    - To hand to M(nodeforge.kind.ctr_image_pull).
   returned: O(state=present)
   type: dict
   sample:

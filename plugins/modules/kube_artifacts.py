@@ -211,7 +211,13 @@ from ansible_collections.nodeforge.kind.plugins.module_utils import _alive
 from ansible_collections.nodeforge.kind.plugins.module_utils import _artifacts as artifacts
 from ansible_collections.nodeforge.kind.plugins.module_utils._docker import Interrupted, interruptible
 from ansible_collections.nodeforge.kind.plugins.module_utils._download import FULL, Downloader, DownloadError
-from ansible_collections.nodeforge.kind.plugins.module_utils._tree import MACHINES, VERSION, HashCache, TreeError, parse_platform
+from ansible_collections.nodeforge.kind.plugins.module_utils._tree import (
+    MACHINES,
+    VERSION,
+    HashCache,
+    TreeError,
+    parse_platform,
+)
 
 # Seconds that a program may take to print its version
 PRINT_TIMEOUT = 60

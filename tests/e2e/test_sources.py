@@ -74,7 +74,8 @@ def test_a_release_archive(
     node_image: Play, release_url: str, ansible_env: dict[str, str], engine: docker.DockerClient, tmp_path: pathlib.Path
 ) -> None:
     version = node_image.summary["kubernetes"]
-    options = json.dumps({"kube_source": version, "kube_binaries_urls": [release_url], "kube_binaries_cache": str(tmp_path / "cache"), "node_image_tag": RELEASED})
+    cache = str(tmp_path / "cache")
+    options = json.dumps({"kube_source": version, "kube_binaries_urls": [release_url], "kube_binaries_cache": cache, "node_image_tag": RELEASED})
     play = build(ansible_env, "-e", options)
     assert play.summary["kubernetes"] == version
     assert build(ansible_env, "-e", options).recap["changed"] == 0

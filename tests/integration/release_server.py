@@ -45,11 +45,11 @@ class Fault:
 class ReleaseServer:
     """with ReleaseServer({"/release/v1/x": b"..." or a path}) as server: server.faults.append(Fault("cut", after=1000))"""
 
-    def __init__(self, files: dict[str, t.Union[bytes, pathlib.Path]]) -> None:
+    def __init__(self, files: dict[str, bytes | pathlib.Path]) -> None:
         self.files = files
         self.faults: list[Fault] = []
         # path and Range of each request
-        self.requests: list[tuple[str, t.Optional[str]]] = []
+        self.requests: list[tuple[str, str | None]] = []
         self.ranges = True
         self._closing = threading.Event()
         server = self
@@ -164,7 +164,7 @@ def pack(files: dict[str, bytes], links: dict[str, str] | None = None, noise: in
     return buffer.getvalue()
 
 
-def published(path: str, content: bytes | pathlib.Path, algorithm: str = "sha512") -> dict[str, t.Union[bytes, pathlib.Path]]:
+def published(path: str, content: bytes | pathlib.Path, algorithm: str = "sha512") -> dict[str, bytes | pathlib.Path]:
     """A file on a server, with its checksum beside it."""
     body = content if isinstance(content, bytes) else content.read_bytes()
     return {path: content, f"{path}.{algorithm}": hashlib.new(algorithm, body).hexdigest().encode() + b"\n"}

@@ -19,7 +19,19 @@ import typing as t
 
 import pytest
 import small_base
-from release_server import IMAGES, NAME, PROGRAMS, VERSION, Fault, ReleaseServer, image, pack, program, published, release
+from release_server import (
+    IMAGES,
+    NAME,
+    PROGRAMS,
+    VERSION,
+    Fault,
+    ReleaseServer,
+    image,
+    pack,
+    program,
+    published,
+    release,
+)
 from small_base import ARCH, FOREIGN
 
 PATH = f"/release/{VERSION}/{NAME}"
