@@ -37,7 +37,7 @@ class Fault:
     times: int = 1
     status: int = 500
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
-    # of cut and slow: bytes sent before it begins
+    # cut: bytes sent before; slow: bytes sent at a time, with so many seconds between
     after: int = 0
     seconds: float = 0.0
 
@@ -121,10 +121,10 @@ class ReleaseServer:
             handler.close_connection = True
             return
         if fault and fault.kind == "slow":
-            handler.wfile.write(body[: fault.after])
-            handler.wfile.flush()
-            self._closing.wait(fault.seconds)
-            body = body[fault.after :]
+            while len(body) > fault.after:
+                handler.wfile.write(body[: fault.after])
+                self._closing.wait(fault.seconds)
+                body = body[fault.after :]
         handler.wfile.write(body)
 
 
