@@ -563,7 +563,9 @@ ONE = """
         kube_binaries_source: "{{ item.source }}"
         kube_binaries_components: "{{ item.components }}"
     - ansible.builtin.debug:
-        msg: "{{ item.source }} gave {{ (kube_binaries_outputs.binaries | list + kube_binaries_outputs.images | list) | sort | join(',') }} of {{ kube_binaries_version }}"
+        msg: "{{ item.source }} gave {{ names | sort | join(',') }} of {{ kube_binaries_version }}"
+      vars:
+        names: "{{ kube_binaries_outputs.binaries | list + kube_binaries_outputs.images | list }}"
   rescue:
     - ansible.builtin.debug:
         msg: "{{ item.source }} failed: {{ ansible_failed_result.msg }}"
