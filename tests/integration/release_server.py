@@ -14,6 +14,7 @@ import pathlib
 import re
 import shutil
 import socket
+import ssl
 import struct
 import tarfile
 import threading
@@ -45,7 +46,7 @@ class Fault:
 class ReleaseServer:
     """with ReleaseServer({"/release/v1/x": b"..." or a path}) as server: server.faults.append(Fault("cut", after=1000))"""
 
-    def __init__(self, files: dict[str, bytes | pathlib.Path]) -> None:
+    def __init__(self, files: dict[str, bytes | pathlib.Path], tls: ssl.SSLContext | None = None) -> None:
         self.files = files
         self.faults: list[Fault] = []
         # path and Range of each request
@@ -66,7 +67,9 @@ class ReleaseServer:
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        if tls:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.server.server_address[1]}"
 
     def __enter__(self) -> ReleaseServer:
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()

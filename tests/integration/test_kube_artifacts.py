@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tarfile
 import time
@@ -265,6 +266,18 @@ def test_through_a_proxy(run_module, args, server, wanted) -> None:
     args["urls"] = ["http://release.example"]
     result = run_module("kube_artifacts", args, env={"http_proxy": server.url, "no_proxy": ""})
     assert checksums(result) == wanted and result["url"] == f"http://release.example{PATH}"
+
+
+def test_an_authority_of_ones_own(run_module, args, server, wanted, tmp_path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*made, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with ReleaseServer(server.files, context) as secure:
+        args["urls"] = [secure.url]
+        assert "its certificate is not trusted" in run_module("kube_artifacts", args)["msg"]
+        assert checksums(run_module("kube_artifacts", {**args, "ca_path": str(certificate)})) == wanted
 
 
 # archives on this host
