@@ -221,6 +221,7 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._tree import (
 
 # Seconds that a program may take to print its version
 PRINT_TIMEOUT = 60
+PRINT = {"kubelet": ["--version"], "kubeadm": ["version", "--output=short"], "kubectl": ["version", "--client"]}
 WATCH_EVERY = 5
 FACTS = "facts.json"
 FORMAT = 1
@@ -327,7 +328,11 @@ class KubeArtifacts:
             raise TreeError(f'checksum is for an archive, but source is the directory "{root}"; leave one out.')
         parts = artifacts.find_parts(root, self.arch, self.components)
         artifacts.check_parts(parts, self.components, f'The directory "{root}"', self.platform)
-        self._outputs(parts, HashCache(), None, f'the directory "{root}"')
+        outputs = self._outputs(parts, HashCache(), None, f'the directory "{root}"')
+        # a directory may hold what was never made together
+        for name, version in self._printed(outputs["binaries"]).items():
+            if version != self.result["version"]:
+                self.module.warn(f'{name} in "{root}" says that it is {version}, while the version is {self.result["version"]}: they were not built together.')
         self._diff(before=True)
 
     # -- an archive --------------------------------------------------------------------------------------------------------
@@ -556,25 +561,30 @@ class KubeArtifacts:
 
     # -- outputs -----------------------------------------------------------------------------------------------------------
 
-    def _outputs(self, parts: dict[str, str], hashes: HashCache, version: str | None, what: str) -> None:
+    def _outputs(self, parts: dict[str, str], hashes: HashCache, version: str | None, what: str) -> dict[str, dict[str, t.Any]]:
         outputs = artifacts.describe(parts, self.platform, hashes)
-        version = self.params["version"] or version or artifacts.tagged_version(outputs["images"]) or self._printed(outputs["binaries"])
+        version = self.params["version"] or version or artifacts.tagged_version(outputs["images"])
+        if version is None:
+            version = next(iter(self._printed(outputs["binaries"]).values()), None)
         if version is None:
             raise TreeError(f"The version of {what} cannot be told, as its binaries do not run here and no image has it as its tag; give version.")
         self.result.update(outputs=outputs, version=version)
+        return outputs
 
-    def _printed(self, binaries: dict[str, dict[str, t.Any]]) -> str | None:
+    def _printed(self, binaries: dict[str, dict[str, t.Any]]) -> dict[str, str]:
+        """What the binaries say, as far as they run here."""
+        told: dict[str, str] = {}
         if self.platform != f"linux/{MACHINES.get(host_platform.machine())}":
-            return None
-        for name, arguments in (("kubelet", ["--version"]), ("kubeadm", ["version", "--output=short"]), ("kubectl", ["version", "--client"])):
+            return told
+        for name, arguments in PRINT.items():
             path = binaries.get(name, {}).get("path", "")
             if path and os.access(path, os.X_OK):
                 command = ["timeout", "-k", "5", str(PRINT_TIMEOUT), path, *arguments]
                 rc, out, dummy = self.module.run_command(command, expand_user_and_vars=False)
                 version = artifacts.printed_version(out) if rc == 0 else None
                 if version:
-                    return version
-        return None
+                    told[name] = version
+        return told
 
     def _diff(self, before: bool) -> None:
         known = self.result["outputs"]

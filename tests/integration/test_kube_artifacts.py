@@ -106,6 +106,16 @@ def test_output_of_a_real_tree(run_module) -> None:
     assert list(checksums(result)) == ["kubelet"] and result["outputs"]["images"] == {} and result["version"] == "v1.37.2"
 
 
+@pytest.mark.skipif(not BUILT.is_dir(), reason="the embedded tree is not compiled here")
+def test_what_was_not_built_together(run_module, tmp_path) -> None:
+    files = {f"{name}.tar": image(name, "v1.36.0") for name in IMAGES}
+    for name in PROGRAMS:
+        os.symlink(BUILT / f"dockerized/bin/linux/{ARCH}/{name}", tmp_path / name)
+    result = run_module("kube_artifacts", {"source": lay(tmp_path, files)})
+    assert result["version"] == "v1.36.0" and len(result["warnings"]) == 3
+    assert f'kubelet in "{tmp_path}" says that it is v1.37.2, while the version is v1.36.0' in json.dumps(result["warnings"]).replace('\\"', '"')
+
+
 def lay(directory: pathlib.Path, files: dict[str, bytes]) -> str:
     for name, content in files.items():
         path = directory / name
