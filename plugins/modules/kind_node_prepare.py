@@ -570,7 +570,7 @@ class NodePreparer:
             return result
 
         name = self.params["name"] or f"nodeforge-build-{fingerprint[:12]}-{secrets.token_hex(3)}"
-        there = self.engine.container(name) if self.params["name"] else None
+        there = self._there(name, fingerprint) if self.params["name"] else None
         try:
             if there and self._adoptable(name, there, fingerprint):
                 container_id = there["Id"]
@@ -664,6 +664,16 @@ class NodePreparer:
                         raise EngineError(f'Pulling the base image "{image}" for {self.inputs.platform} failed: {line["error"]}')
         except EngineError as e:
             raise EngineError(f'The base image "{image}" is not in the engine. {e}; {remedy}') from e
+
+    def _there(self, name: str, fingerprint: str) -> dict[str, t.Any] | None:
+        """The container of that name. One that another run has just created for the same inputs is about to be started: that is waited for."""
+        patience = time.monotonic() + 10
+        while True:
+            container = self.engine.container(name)
+            about_to_start = container and container["State"]["Status"] == "created" and node.build_fingerprint(container) == fingerprint
+            if not about_to_start or self.check or time.monotonic() > patience:
+                return container
+            time.sleep(0.1)
 
     def _adoptable(self, name: str, container: dict[str, t.Any], fingerprint: str) -> bool:
         made_from = node.build_fingerprint(container)
