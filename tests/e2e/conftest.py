@@ -140,6 +140,17 @@ class Cluster:
             time.sleep(0.5)
 
 
+def from_image(engine: docker.DockerClient, image: str, path: str, directory: pathlib.Path) -> pathlib.Path:
+    """A file out of an image."""
+    container = engine.containers.create(image)
+    try:
+        stream, _stat = container.get_archive(path)
+        subprocess.run(["tar", "-x", "-C", str(directory)], input=b"".join(stream), check=True)
+    finally:
+        container.remove(force=True)
+    return directory / pathlib.Path(path).name
+
+
 @contextlib.contextmanager
 def boot(play: Play, directory: pathlib.Path, engine: docker.DockerClient, name: str, *, workers: int = 0) -> t.Iterator[Cluster]:
     """A cluster, booted by the command that the play printed, only with workers. It is gone afterwards, whatever happens."""
@@ -153,13 +164,7 @@ def boot(play: Play, directory: pathlib.Path, engine: docker.DockerClient, name:
         settings = {"kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4"}
     config.write_text(yaml.safe_dump({**settings, "nodes": [{"role": "control-plane"}, *[{"role": "worker"}] * workers]}))
     kind = command[0]
-    # the built kubectl, out of the image itself
-    container = engine.containers.create(play.summary["image"])
-    try:
-        stream, _stat = container.get_archive("/usr/bin/kubectl")
-        subprocess.run(["tar", "-x", "-C", str(directory)], input=b"".join(stream), check=True)
-    finally:
-        container.remove(force=True)
+    kubectl = from_image(engine, play.summary["image"], "/usr/bin/kubectl", directory)
     subprocess.run([kind, "delete", "cluster", "--name", name], capture_output=True, check=False)
     try:
         run = subprocess.run(
@@ -174,7 +179,7 @@ def boot(play: Play, directory: pathlib.Path, engine: docker.DockerClient, name:
             subprocess.run([kind, "export", "logs", str(logs), "--name", name], capture_output=True, check=False)
             journal = "".join(p.read_text(errors="replace")[-4000:] for p in sorted(logs.glob("*/kubelet.log")))
             pytest.fail(f"{run.stdout}\n{run.stderr}\n{journal}")
-        yield Cluster(name, kubeconfig, str(directory / "kubectl"), kind)
+        yield Cluster(name, kubeconfig, str(kubectl), kind)
     finally:
         subprocess.run([kind, "delete", "cluster", "--name", name], capture_output=True, check=False)
         assert not engine.api.containers(all=True, filters={"name": name})

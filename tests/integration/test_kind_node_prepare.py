@@ -419,6 +419,93 @@ def test_real_node(run_module, args, client) -> None:
     assert config["Entrypoint"] == ["/usr/local/bin/entrypoint", "/sbin/init"] and config["StopSignal"] == "SIGRTMIN+3"
 
 
+# a node image as base
+
+SERVERS = ("kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler")
+HELD = ["registry.k8s.io/kube-apiserver:v1.37.2", "registry.k8s.io/etcd:3.7.0-0", "localhost/pause:1", "docker.io/test/extra:v7"]
+
+
+@pytest.fixture
+def node_base(args, client, tmp_path) -> dict[str, t.Any]:
+    """Options for a variant of a node image that has all a node has."""
+    tree = {
+        **small_base.node_base(),
+        "kind/version": (b"v1.37.2", 0o644),
+        "kind/manifests/default-cni.yaml": (b"- image: docker.io/test/cni-of-the-base:v3\n", 0o644),
+        "usr/bin/kubelet": (b"#!/bin/sh\necho the base's\n", 0o755),
+        "usr/bin/kubeadm": (KUBEADM.encode(), 0o755),
+    }
+    labels = {"io.nodeforge.images": ",".join(HELD), "io.nodeforge.kubernetes-version": "v1.37.2"}
+    args["image"] = small_base.load(client, f"{PREFIX}:nodeimage", tree, Entrypoint=["/usr/local/bin/entrypoint", "/sbin/init"], Labels=labels)
+    for option in ("version", "cni_manifest", "storage_manifest", "extra_images", "archives"):
+        del args[option]
+    args["binaries"] = {"kubelet": args["binaries"]["kubelet"]}
+    args["files"] = []
+    return args
+
+
+def server_archives(tmp_path: pathlib.Path, version: str, *names: str) -> dict[str, str]:
+    for name in names:
+        content = small_base.archive(f"registry.k8s.io/{name}-{ARCH}:{version.replace('+', '_')}", {"x": (name.encode(), 0o755)})
+        (tmp_path / f"{name}.tar").write_bytes(content)
+    return {name: str(tmp_path / f"{name}.tar") for name in names}
+
+
+def test_a_variant_keeps_all_else(run_module, node_base, client, tmp_path) -> None:
+    predicted = run_module("kind_node_prepare", node_base, check=True, diff=True)
+    made = run_module("kind_node_prepare", node_base, diff=True)
+    for key in ("changed", "actions", "diff", "fingerprint", "version", "archives", "built_images"):
+        assert predicted[key] == made[key], key
+    assert predicted["required_images"] is None  # only a container that runs could tell
+    assert made["version"] == made["labels"]["org.opencontainers.image.version"] == "v1.37.2"
+    # kubeadm's, the base's own manifest's, and what else the base holds
+    assert made["required_images"] == [*REQUIRED, "docker.io/test/cni-of-the-base:v3", "docker.io/test/extra:v7"]
+    assert list(made["diff"]["after"]["files"]) == ["/usr/bin/kubelet"]
+    container = client.containers.get(made["container"]["id"])
+    assert shell(container, "/usr/bin/kubelet; cat /kind/version") == f"kubelet {tmp_path}\nv1.37.2"
+    assert not run_module("kind_node_prepare", node_base)["changed"]
+
+    commit = {"container": made["container"]["id"], "name": node_base["node_image"], **{key: made[key] for key in ("changes", "labels", "fingerprint")}}
+    assert run_module("docker_commit", commit)["changed"]
+    run_module("kind_node_prepare", {"name": node_base["name"], "state": "absent"})
+    again = run_module("kind_node_prepare", node_base)
+    assert again["up_to_date"] and {key: again[key] for key in ("version", "required_images", "archives")} == {
+        key: made[key] for key in ("version", "required_images", "archives")
+    }
+
+
+def test_a_part_of_the_control_plane_goes_by_the_old_name(run_module, node_base, tmp_path) -> None:
+    node_base["archives"] = server_archives(tmp_path, "v1.38.0-alpha.1+abc", "kube-apiserver", "kube-proxy")
+    made = run_module("kind_node_prepare", node_base)
+    assert made["version"] == "v1.37.2"
+    assert made["built_images"] == ["registry.k8s.io/kube-apiserver:v1.37.2", "registry.k8s.io/kube-proxy:v1.37.2"]
+    assert {name: entry["ref"] for name, entry in made["archives"].items()} == {
+        "kube-apiserver": "registry.k8s.io/kube-apiserver:v1.37.2",
+        "kube-proxy": "registry.k8s.io/kube-proxy:v1.37.2",
+    }
+
+
+def test_all_of_the_control_plane_brings_its_version(run_module, node_base, client, tmp_path) -> None:
+    node_base["archives"] = server_archives(tmp_path, "v1.37.3+abc", *SERVERS)
+    (tmp_path / "kubeadm").write_text(KUBEADM.replace("v1.37.2", "v1.37.3+abc").replace("apiserver:v1.37.3+abc", "apiserver:v1.37.3_abc"))
+    node_base["binaries"]["kubeadm"] = str(tmp_path / "kubeadm")
+    made = run_module("kind_node_prepare", node_base)
+    assert made["version"] == "v1.37.3+abc" and "registry.k8s.io/kube-proxy:v1.37.3_abc" in made["built_images"]
+    assert shell(client.containers.get(made["container"]["id"]), "cat /kind/version") == "v1.37.3+abc"
+    # the old one is not needed any more
+    apiservers = [image for image in made["required_images"] if "apiserver" in image]
+    assert apiservers == ["registry.k8s.io/kube-apiserver:v1.37.3_abc"]
+    # a version that is given wins
+    (tmp_path / "kubeadm").write_text(KUBEADM)
+    assert run_module("kind_node_prepare", {**node_base, "version": "v1.37.2"})["version"] == "v1.37.2"
+
+
+def test_an_image_is_not_its_own_base(run_module, node_base) -> None:
+    for check in (True, False):
+        result = run_module("kind_node_prepare", {**node_base, "node_image": node_base["image"]}, check=check)
+        assert "is its own base" in result["msg"] and "another tag" in result["msg"]
+
+
 # another platform
 
 
@@ -459,7 +546,7 @@ def bad(path: str) -> list[t.Any]:
     """Option, value, what the sentence says."""
     return [
         ({"version": "1.37.2"}, 'The version "1.37.2" is not one of Kubernetes'),
-        ({"version": None}, "The option version is missing"),
+        ({"version": None}, "The option version is missing: the base image"),
         ({"image": None}, "The option image is missing"),
         ({"image": ""}, "The option image is missing"),
         ({"image": "Not/Lower:1"}, 'write "not/lower:1"'),
