@@ -1,7 +1,8 @@
 # Copyright (c) 2026, nodeforge contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-# make node [SOURCE=checkout] [VERSION=v1.37.2] [TAG=main]                 build a node image
+# make node [SOURCE=checkout|_output|archive|URL|v1.34.4|ci/latest] [VERSION=v1.37.2] [TAG=main]      build a node image
+# make variant [BASE=kindest/node:main] [SOURCE=...] [COMPONENTS='kubelet kube-proxy'] [TAG=variant]   replace parts of one
 # make test                                                               run every test
 # OPTIONS is handed to ansible-playbook, PYTEST_ARGS to pytest, PYTHON names another Python.
 
@@ -20,7 +21,7 @@ export ANSIBLE_HOME := $(here)/.cache/ansible
 export PIP_NO_INPUT := 1
 
 .NOTPARALLEL:
-.PHONY: help node preflight host test test-unit test-sanity test-integration test-e2e versions molecule lint bench docs changelog clean distclean venv venv-test
+.PHONY: help node variant preflight host test test-unit test-sanity test-integration test-e2e versions molecule lint bench docs changelog clean distclean venv venv-test
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' Makefile
@@ -31,11 +32,15 @@ venv-test:
 	@tools/venv.sh .cache/venv requirements-test.txt
 
 node: venv ## build a node image [SOURCE= VERSION= TAG= OPTIONS=]
-	@tools/play.sh build-node.yml $(if $(SOURCE),-e "{kube_source: '$$(realpath -ms -- '$(patsubst ~/%,$(HOME)/%,$(SOURCE))')'}") \
+	@tools/play.sh build-node.yml $(source) \
 	  $(if $(VERSION),-e "{embedded_tree_version: '$(VERSION)'}") $(if $(TAG),-e "{node_image_tag: '$(TAG)'}") $(OPTIONS)
 
+variant: venv ## replace parts of a node image [BASE= SOURCE= COMPONENTS= TAG= OPTIONS=]
+	@tools/play.sh nodeforge.kind.build_variant $(source) $(if $(BASE),-e "{kube_base: '$(BASE)'}") \
+	  $(if $(COMPONENTS),-e "{kube_components: [$(foreach name,$(COMPONENTS),$(name)$(comma))]}") $(if $(TAG),-e "{node_image_tag: '$(TAG)'}") $(OPTIONS)
+
 preflight: venv ## tell what a build would meet, before minutes are spent [SOURCE= OPTIONS=]
-	@tools/play.sh nodeforge.kind.preflight $(if $(SOURCE),-e "{kube_source: '$$(realpath -ms -- '$(patsubst ~/%,$(HOME)/%,$(SOURCE))')'}") $(OPTIONS)
+	@tools/play.sh nodeforge.kind.preflight $(source) $(OPTIONS)
 
 host: venv ## prepare this machine only: engine, tools, kind
 	@tools/play.sh nodeforge.kind.build_host $(OPTIONS)
@@ -83,6 +88,12 @@ clean: venv ## remove build containers that a killed run left behind
 
 distclean: ## remove what this checkout made in itself
 	rm -rf .cache .ansible tests/output
+
+comma := ,
+# A path is made absolute; a URL, a version and a marker are none, nor is what names its kind.
+source = $(if $(SOURCE),-e "{kube_source: '$$(case '$(SOURCE)' in \
+  (embedded|*://*|v[0-9]*.[0-9]*.[0-9]*|release[:/]*|ci[:/]*|tree:*|artifacts:*) printf %s '$(SOURCE)' ;; \
+  (*) realpath -ms -- '$(patsubst ~/%,$(HOME)/%,$(SOURCE))' ;; esac)'}")
 
 # Interrupts reach pytest itself, whose fixtures clean up; its closing line is the last thing printed.
 pytest = @exec $(bin)/python -m pytest

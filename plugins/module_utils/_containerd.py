@@ -204,9 +204,9 @@ def parse_images(text: str) -> dict[str, Record]:
 
 
 def parse_sections(text: str) -> tuple[str, dict[str, str]]:
-    """What stands before the first line of the form @NAME, and what follows each of them."""
-    first, *others = re.split(r"^@", text, flags=re.MULTILINE)
-    return first, {name: body.strip() for name, _newline, body in (part.partition("\n") for part in others)}
+    """What stands before the first line of the form @NAME, and what follows each of them; the newline before it belongs to none."""
+    first, *others = re.split(r"(?:^|\n)@", text)
+    return first, {name: body for name, _newline, body in (part.partition("\n") for part in others)}
 
 
 def name_filters(names: c.Iterable[str]) -> list[str]:
@@ -348,12 +348,13 @@ class Containerd:
         script: str,
         *arguments: str,
         stdin: c.Iterable[bytes] | None = None,
-        stdin_size: int = 0,
+        stdin_size: int | None = 0,
         timeout: int | None = None,
         on_stdout: c.Callable[[bytes], None] | None = None,
         marked: bool = False,
+        environment: c.Mapping[str, str] | None = None,
     ) -> ExecResult:
-        environment = dict(self._environment)
+        environment = {**self._environment, **(environment or {})}
         if marked:
             name, _equals, value = self._mark.partition("=")
             environment[name] = value
@@ -392,18 +393,26 @@ class Containerd:
                 else:
                     store.blobs.discard(digest)  # listed, but not to be read: as good as missing
 
-    def fetch(self, name: str, platform: str, hosts: bytes, *, pin: bool, timeout: int) -> ExecResult:
-        """Pulls an image's content for a platform; ``hosts`` is a tar archive of hosts.toml files."""
+    def fetch(self, name: str, platform: str, hosts: bytes, *, proxies: c.Mapping[str, str], pin: bool, timeout: int) -> ExecResult:
+        """Pulls an image's content for a platform; ``hosts`` is a tar archive of hosts.toml files. ``proxies`` are for this one command."""
         arguments = ["--platform", platform, *(["--label", PINNED] if pin else []), name]
         directory = f"{self._hosts}/{secrets.token_hex(4)}"
         return self._run(
-            FETCH, directory, str(timeout), *arguments, stdin=[hosts], stdin_size=len(hosts), timeout=timeout + 15, marked=True
+            FETCH,
+            directory,
+            str(timeout),
+            *arguments,
+            stdin=[hosts],
+            stdin_size=len(hosts),
+            timeout=timeout + 15,
+            marked=True,
+            environment=proxies,
         )
 
     def load(
         self,
         chunks: c.Iterable[bytes],
-        size: int,
+        size: int | None,
         platform: str,
         names: c.Mapping[str | None, str],
         *,

@@ -217,6 +217,14 @@ class Engine:
             except docker.errors.NotFound:
                 return None
 
+    def export(self, reference: str) -> t.Iterator[bytes]:
+        """The image as ``docker save`` writes it, in chunks."""
+        with self.explained(f'Exporting the image "{reference}"'):
+            with self._lock:
+                # large chunks: each costs its reader in a container a process
+                chunks = self.api.get_image(reference, chunk_size=4 * CHUNK)
+            yield from chunks
+
     # containers
 
     def container(self, name: str) -> dict[str, t.Any] | None:
@@ -289,7 +297,7 @@ class Engine:
         argv: c.Sequence[str],
         *,
         stdin: c.Iterable[bytes] | None = None,
-        stdin_size: int = 0,
+        stdin_size: int | None = 0,
         environment: dict[str, str] | None = None,
         timeout: int | None = None,
         privileged: bool = False,
@@ -298,13 +306,17 @@ class Engine:
         """Runs a command in a container; never through a shell of the user's words.
 
         ``stdin`` is streamed and must hold ``stdin_size`` bytes: no transport but plain sockets can close one direction only,
-        so ``head`` counts them instead. ``timeout`` in seconds ends the command itself (status 124), not only the waiting.
-        ``on_stdout`` takes what the command prints, of any size, instead of the result. Several may run at once, from threads.
+        so ``head`` counts them instead; where the size is not known (None), chunk by chunk. ``timeout`` in seconds ends the
+        command itself (status 124), not only the waiting. ``on_stdout`` takes what the command prints, of any size, instead
+        of the result. Several may run at once, from threads.
         """
         command = list(argv)
         if stdin is not None:
             # the engine takes minutes to notice that nobody reads what it is sent: what the command leaves is read for it
             script = 'n=$1; shift; head -c "$n" | { "$@"; rc=$?; cat >/dev/null; exit $rc; }'
+            if stdin_size is None:
+                script = script.replace('head -c "$n"', 'while read -r n && [ "$n" -gt 0 ]; do head -c "$n" || break; done')
+                stdin = _framed(stdin)
             command = ["sh", "-c", script, "sh", str(stdin_size), *command]
         if timeout:
             command = ["timeout", "-k", "5", str(timeout), *command]
@@ -406,6 +418,15 @@ class Engine:
                     if file is not None:
                         return file.read(limit)
         return None
+
+
+def _framed(chunks: c.Iterable[bytes]) -> t.Iterator[bytes]:
+    """Each chunk after a line with its length, and a last line for the end."""
+    for chunk in chunks:
+        if chunk:
+            yield b"%d\n" % len(chunk)
+            yield chunk
+    yield b"0\n"
 
 
 class _Reader:

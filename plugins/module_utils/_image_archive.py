@@ -19,6 +19,7 @@ import typing as t
 import zlib
 
 from ansible_collections.nodeforge.kind.plugins.module_utils._docker import CHUNK, EngineError, read_chunks
+from ansible_collections.nodeforge.kind.plugins.module_utils._node_image import BadInput, parse_reference
 
 # Manifests and configurations are small; whatever is larger is none.
 MAX_DOCUMENT = 4 * 1024 * 1024
@@ -126,7 +127,8 @@ def read_archive(path: str, platform: str) -> list[Archived]:
                 if split_platform(found) != split_platform(platform):
                     raise WrongPlatform(found)
                 digest = "sha256:" + hashlib.sha256(config).hexdigest()
-                images += [Archived(name, digest) for name in image.get("RepoTags") or [None]]
+                # containerd completes these names, such as busybox:latest, and takes all others as they are
+                images += [Archived(str(parse_reference(name)) if name else None, digest) for name in image.get("RepoTags") or [None]]
             return images
     except WrongPlatform as e:
         raise EngineError(
@@ -134,7 +136,7 @@ def read_archive(path: str, platform: str) -> list[Archived]:
         ) from e
     except Missing as e:
         raise EngineError(f'The image archive "{path}" lacks a part of its image ({e}): build it again') from e
-    except NONSENSE as e:
+    except (BadInput, *NONSENSE) as e:
         raise EngineError(f'The image archive "{path}" is broken, its list of images makes no sense: build it again') from e
     raise EngineError(f'The file "{path}" is no image archive: it is not what docker save or make quick-release-images write')
 
@@ -156,12 +158,13 @@ class Cache:
     Other tools read it as well, and whatever is deleted from it is pulled anew.
     """
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, *, read_only: bool = False) -> None:
         self.directory = directory
         try:
-            os.makedirs(os.path.join(directory, "blobs", "sha256"), exist_ok=True)
-            if not os.access(directory, os.W_OK):
-                raise PermissionError(None, "permission denied")
+            if not read_only:
+                os.makedirs(os.path.join(directory, "blobs", "sha256"), exist_ok=True)
+                if not os.access(directory, os.W_OK):
+                    raise PermissionError(None, "permission denied")
         except OSError as e:
             raise EngineError(f'The cache_dir "{directory}" cannot be used: {e.strerror or e}; choose a directory that you may write to') from e
         self._damaged: set[str] = set()
@@ -255,8 +258,9 @@ class Cache:
         try:
             with open(os.path.join(self.directory, "index.json"), encoding="utf-8") as file:
                 index = json.load(file)
-            if isinstance(index["manifests"], list):
-                return index
+            # what makes no sense in it is left out
+            index["manifests"] = [m for m in index["manifests"] if isinstance(m, dict) and isinstance(m.get("annotations") or {}, dict)]
+            return index
         except (OSError, ValueError, KeyError, TypeError):
             pass  # an unreadable list is an empty one: images are pulled and listed anew
         return {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}

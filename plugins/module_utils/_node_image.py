@@ -25,6 +25,8 @@ CHUNK = 1024 * 1024
 
 PLATFORMS = ("linux/amd64", "linux/arm64")
 CONTAINERD_CONFIG = "/etc/containerd/config.toml"
+# Where parts of that configuration lie; containerd reads them in the order of their names.
+DROP_INS = "/etc/containerd/conf.d"
 ENTRYPOINT = ("/usr/local/bin/entrypoint", "/sbin/init")
 VERSION_FILE = "/kind/version"
 CNI_MANIFEST = "/kind/manifests/default-cni.yaml"
@@ -152,6 +154,26 @@ def check_version(text: str) -> str:
     return text
 
 
+# The tag of each is the version in /kind/version: kind hands that to kubeadm, which asks for them by it.
+CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
+
+
+def control_plane_version(images: c.Iterable[str]) -> str | None:
+    """The version that all images of the control plane have as their tag; None where some are missing, or of another version."""
+    references = [parse_reference(image) for image in images]
+    tags = {reference.path.rpartition("/")[2]: reference.tag for reference in references}
+    versions = {tags.get(name, "").replace("_", "+") for name in CONTROL_PLANE}
+    version = versions.pop() if len(versions) == 1 else ""
+    return version if _VERSION.fullmatch(version) else None
+
+
+def with_version(reference: Reference, version: str | None) -> Reference:
+    """An image of the control plane under the tag by which kubeadm asks for it; all others, and without a version, as they are."""
+    if version is None or reference.path.rpartition("/")[2] not in CONTROL_PLANE:
+        return reference
+    return reference._replace(tag=re.sub(r"[^-\w.]", "_", version), digest="")
+
+
 # manifests and configuration of the node
 
 _IMAGE_KEY = re.compile(
@@ -199,12 +221,40 @@ def sandbox_image(config: str) -> str | None:
     return None
 
 
-def required_images(kubeadm: c.Iterable[str], sandbox: str, others: c.Iterable[str]) -> list[str]:
-    """All images that must lie in a node: kubeadm's list, but the sandbox image that containerd will really use."""
+_TABLE = re.compile(r"^\s*\[", re.MULTILINE)
+_CONFIG_VERSION = re.compile(r"^\s*version\s*=\s*(\d+)", re.MULTILINE)
+_IMPORTS = re.compile(r"^\s*imports\s*=\s*\[", re.MULTILINE)
+
+
+def config_version(config: str) -> int | None:
+    """The version that a configuration of containerd, or a part of one, says it has."""
+    found = _CONFIG_VERSION.search(_TABLE.split(config, maxsplit=1)[0])
+    return int(found.group(1)) if found else None
+
+
+def with_drop_ins(config: str) -> str:
+    """containerd's configuration, which then reads the drop-ins as well. What stands before the first table is all of the file's own."""
+    wanted = f'"{DROP_INS}/*.toml"'
+    head = _TABLE.split(config, maxsplit=1)[0]
+    imports = _IMPORTS.search(head)
+    if imports is None:
+        return f"imports = [{wanted}]\n{config}"
+    if wanted.strip('"') in head[imports.end() :]:
+        return config
+    return f"{config[: imports.end()]}{wanted}, {config[imports.end() :]}"
+
+
+def required_images(kubeadm: c.Iterable[str], sandbox: str, others: c.Iterable[str], held: c.Iterable[str] = ()) -> list[str]:
+    """All images that must lie in a node: kubeadm's list, but the sandbox image that containerd will really use.
+
+    ``held`` are those that the base says it holds; another tag of what kubeadm asks for is not needed any more.
+    """
     references = [parse_reference(line, "image that kubeadm asks for") for line in kubeadm]
     images = [str(reference) for reference in references if reference.path.rpartition("/")[2] != "pause"]
     images.append(str(parse_reference(sandbox, f"sandbox image in {CONTAINERD_CONFIG} of the base image")))
-    return _unique([*images, *(str(parse_reference(other)) for other in others)])
+    asked = {reference.repository for reference in references}
+    kept = [image for image in held if parse_reference(image, "image in the base's labels").repository not in asked]
+    return _unique([*images, *(str(parse_reference(other)) for other in others), *kept])
 
 
 def _unique(items: c.Iterable[str]) -> list[str]:
@@ -399,6 +449,12 @@ def labels(
         FINGERPRINT_LABEL: fingerprint,
     }
     return {key: value for key, value in told.items() if value is not None}
+
+
+def told_images(labels: c.Mapping[str, str]) -> list[str] | None:
+    """The images that an image of ours says it holds; None where it says nothing."""
+    told = labels.get("io.nodeforge.images")
+    return told.split(",") if told else None
 
 
 def build_label(name: str, fingerprint: str) -> str:

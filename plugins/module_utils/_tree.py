@@ -770,7 +770,11 @@ def _is_elf(path: str) -> bool:
         return False
 
 
-def elf_facts(path: str, platform: str) -> dict[str, bool]:
+def elf_facts(
+    path: str,
+    platform: str,
+    remedy: str = "the tree ignores KUBE_BUILD_PLATFORMS, so build on a host of that platform",
+) -> dict[str, bool]:
     """Static or dynamic, with or without debug information; a sentence when the file does not belong on the platform."""
     not_elf = TreeError(f'"{path}" is not a complete Linux program; delete it and build again.')
     with open(path, "rb") as file:
@@ -787,8 +791,7 @@ def elf_facts(path: str, platform: str) -> dict[str, bool]:
             if machine != PLATFORMS[platform]:
                 names = {number: name for name, number in PLATFORMS.items()}
                 raise TreeError(
-                    f'"{path}" is made for {names.get(machine, f"ELF machine {machine}")} and not for {platform}; '
-                    "the tree ignores KUBE_BUILD_PLATFORMS, so build on a host of that platform."
+                    f'"{path}" is made for {names.get(machine, f"ELF machine {machine}")} and not for {platform}; {remedy}.'
                 )
             interpreted = False
             for index in range(phnum):
@@ -823,7 +826,7 @@ def _has_debug_info(
     )
 
 
-def archive_facts(path: str, platform: str) -> str:
+def archive_facts(path: str, platform: str, remedy: str = "build it again for that platform") -> str:
     """The reference in a docker archive. Only headers and two small files are read, whatever the archive's size."""
 
     def small(archive: tarfile.TarFile, members: dict[str, tarfile.TarInfo], name: str) -> t.Any:
@@ -848,7 +851,7 @@ def archive_facts(path: str, platform: str) -> str:
         ) from e
     if made_for != platform:
         raise TreeError(
-            f'The image {reference} in "{path}" is made for {made_for} and not for {platform}; build it again for that platform.'
+            f'The image {reference} in "{path}" is made for {made_for} and not for {platform}; {remedy}.'
         )
     return reference
 

@@ -29,7 +29,7 @@ attributes:
       - If containerd does not run, the images are read by another containerd, on a copy of its list of images that lies in C(/run) and is
         removed again. Nothing is changed, neither in the container nor in the cache.
       - A container that does not exist is taken for an empty one, because the task that makes it has not done so in check mode.
-      - Registries are not asked, so a pull that would fail is predicted as C(pulled).
+      - Registries of other machines are not asked, so a pull that would fail is predicted as C(pulled).
   diff_mode:
     support: full
     details:
@@ -60,6 +60,8 @@ options:
       - A list of paths, or of dictionaries with C(path), and optionally C(ref) (the name for the image, necessary if the archive has none)
         and C(sha256) (verified before the import). Or a dictionary of such dictionaries, as RV(nodeforge.kind.kube_make#module:outputs)
         has under C(images).
+      - An entry with C(engine) instead of C(path) is an image of the container engine, named by its tag, as C(docker build) left it there. The
+        engine's own export of it is streamed into the container. It may have C(ref), too, and C(id), which the engine's image must have.
       - An architecture at the end of the name, as in V(registry.k8s.io/kube-proxy-amd64:v1.37.2), is dropped, because kubeadm asks for
         V(registry.k8s.io/kube-proxy:v1.37.2). It stays where O(images) names it so.
     type: raw
@@ -74,19 +76,29 @@ options:
       - "Registry name to list of URLs, such as V({\"registry.k8s.io\": [\"http://127.0.0.1:5000\"]}). They are asked in this order."
       - Mirrors replace the registry. It is asked as well only if its own URL is in the list, for example C(https://registry.k8s.io) at
         its end.
-      - An address with V(http://) is used without TLS. A path with C(/v2/) in it, such as
+      - An address with V(http://) is used without TLS, and without credentials unless it is this very machine. A path with C(/v2/) in it, such as
         V(https://harbor.example.com/v2/project), is used as it is.
     type: dict
+    default: {}
+  ca_files:
+    description:
+      - "Host of a registry or mirror, with its port if it has one, to a file on the build host with certificates of authorities in PEM format,
+        such as V({\"mirror.example.com:5000\": \"/etc/ssl/our-ca.pem\"})."
+      - They are trusted besides those that the container trusts, for that host only.
+    type: dict
+    version_added: 1.1.0
     default: {}
   hosts_dir:
     description:
       - A directory on the build host with the layout of containerd's C(/etc/containerd/certs.d), for what O(mirrors) cannot say, such as
-        authorities and client certificates. It is copied into the container for the time of each pull.
+        client certificates. It is copied into the container for the time of each pull.
       - A certificate's path must be relative to its C(hosts.toml). A registry that has one here takes its credentials from there, too.
     type: path
   credentials:
     description:
       - Users of registries or mirrors. They are given only to the host that they are for, and reach neither a command line nor an image.
+      - They go only over TLS or to this very machine, and to a token service only where it belongs to the same domain or has an entry here, too.
+      - For hosts that have no entry here, those of O(docker_config) are used.
     type: list
     elements: dict
     default: []
@@ -103,6 +115,21 @@ options:
         description: The password or access token.
         type: str
         required: true
+  docker_config:
+    description:
+      - The directory on the build host with the C(config.json) that C(docker login) writes. Its users are given to the registries that they are for, be they in
+        the file itself (C(auths)) or with a credential helper (C(credsStore), C(credHelpers)).
+      - The default is E(DOCKER_CONFIG), or V(~/.docker). Empty means none.
+    type: path
+    version_added: 1.1.0
+    default: ~/.docker
+  offline:
+    description:
+      - Ask no other machine. Images come from O(archives), from O(cache_dir) and from registries of this very machine (mirrors with a loopback address).
+      - Where others would be needed, the module fails before it transfers anything, and names all of them.
+    type: bool
+    version_added: 1.1.0
+    default: false
   retries:
     description:
       - How many times to try again where that may help, which is the case for broken connections, for time-outs and overloaded registries
@@ -114,6 +141,7 @@ options:
     description:
       - Seconds before the second try. Each further delay is twice as long, up to a minute, and all vary by half of it, so that
         many clients do not come back at the same moment. After 429 it is four times as long.
+      - A registry that asks for a longer pause (retry-after in its message) gets it, up to five minutes.
     type: float
     default: 0.5
   transfer_timeout:
@@ -132,8 +160,12 @@ options:
     description:
       - A directory on the build host that keeps what was pulled, as an OCI image layout. Images in it are imported instead of pulled,
         so that later runs need no network.
+      - What a registry of this very machine has (a mirror with a loopback address) comes from there, and is not kept a second time.
       - Whatever is in it can be deleted at any time. A damaged image is noticed, dropped and pulled anew.
     type: path
+notes:
+  - Pulls use the proxies that the module's own environment names (E(HTTPS_PROXY), E(HTTP_PROXY), E(NO_PROXY), as C(environment) of the task or the host sets
+    them). They are in the environment of the pulling process only, not in that of the container or of an image.
 seealso:
   - module: nodeforge.kind.kind_node_prepare
   - module: nodeforge.kind.docker_commit
@@ -161,6 +193,16 @@ EXAMPLES = r"""
       - registry: mirror.example.com:5000
         username: builder
         password: "{{ vault_mirror_password }}"
+
+- name: Bake in what docker build made, and an image from a registry with a certificate of our own
+  nodeforge.kind.ctr_image_pull:
+    container: nodeforge-build
+    archives:
+      - engine: team/app:dev
+    images:
+      - registry.example.com/team/base:1
+    ca_files:
+      registry.example.com: /etc/ssl/our-ca.pem
 
 - name: Pull once, then work without a network
   nodeforge.kind.ctr_image_pull:
@@ -223,16 +265,26 @@ actions:
   type: list
   elements: str
   sample: ["Pulled image registry.k8s.io/etcd:3.6.4-0"]
+diff:
+  description: Digest and pin of each image, before and after.
+  returned: in diff mode
+  type: dict
+  sample:
+    before: {images: {}}
+    after:
+      images:
+        registry.k8s.io/etcd:3.6.4-0: {digest: "sha256:e36c081683425b5b3bc1425bc508b37e7107bb65dfa9367bf5a80125d431fa19", pinned: true}
 """
 
 import collections.abc as c
 import concurrent.futures
+import contextlib
 import os
 import threading
 import time
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.basic import AnsibleModule, env_fallback
 from ansible.module_utils.common.validation import check_type_path
 from ansible_collections.nodeforge.kind.plugins.module_utils import _registry as registry
 from ansible_collections.nodeforge.kind.plugins.module_utils._containerd import Containerd, Store
@@ -264,6 +316,7 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._node_image import 
 
 # hosts.toml files and certificates: all of them go into each pull.
 MAX_HOSTS_DIR = 4 * 1024 * 1024
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 
 
 class Failed(Exception):
@@ -271,9 +324,10 @@ class Failed(Exception):
 
 
 class Archive(t.NamedTuple):
-    """An archive to import."""
+    """An archive to import, or an image of the engine, which exports it as one."""
 
-    path: str
+    # of a file, or None
+    path: str | None
     sha256: str | None
     # name in the archive (None: it has none) to name in containerd
     names: dict[str | None, str]
@@ -281,6 +335,15 @@ class Archive(t.NamedTuple):
     drop: list[str]
     # name in containerd to the digest of the image's configuration
     configs: dict[str, str]
+    # its reference in the engine, if it is an image of that
+    engine: str = ""
+
+    def __str__(self) -> str:
+        return f'the image archive "{self.path}"' if self.path else f'the image "{self.engine}" of the engine'
+
+    def holds(self, ref: str, content: Content | None) -> bool:
+        """Whether the content is the archive's. An engine's image id is the digest of the configuration, or of the index where containerd is its store."""
+        return content is not None and (content.config == self.configs[ref] or bool(self.engine) and content.digest == self.configs[ref])
 
 
 class Image:
@@ -292,6 +355,8 @@ class Image:
         self.content: Content | None = None
         self.attempts = 0
         self.come = False
+        # a registry of this very machine has it
+        self.local = False
         self.msg = ""
 
     def result(self) -> dict[str, t.Any]:
@@ -322,11 +387,14 @@ class ImagePuller:
         self.timeout: int = params["transfer_timeout"]
         self._validate(params)
         self.mirrors = self._mirrors(params["mirrors"])
-        self.credentials = {
-            _registry_name(entry["registry"]): registry.Credentials(entry["username"], entry["password"]) for entry in params["credentials"]
-        }
-        # derived secrets are secrets
-        module.no_log_values.update(credentials.basic.split()[1] for credentials in self.credentials.values())
+        given = {registry.registry_name(entry["registry"]): registry.Credentials(entry["username"], entry["password"]) for entry in params["credentials"]}
+        self.logins = registry.Logins(given, params["docker_config"], self._ask_helper, module.warn)
+        self.proxies = {name: os.environ[name] for name in PROXIES if os.environ.get(name)}
+        # a proxy's URL may hold a password
+        module.no_log_values.update(value.partition("://")[2].rpartition("@")[0].partition(":")[2] for value in self.proxies.values())
+        module.no_log_values.discard("")
+        self.offline: bool = params["offline"]
+        self.authorities = self._authorities(params["ca_files"])
         self.hosts_files = self._hosts_dir(params["hosts_dir"])
         self.required = list(dict.fromkeys(_store_name(parse_reference(ref, "image")) for ref in params["images"]))
         self.exists = engine.container(self.container) is not None or not self.check
@@ -355,7 +423,26 @@ class ImagePuller:
             urls = [urls] if isinstance(urls, str) else urls
             if not isinstance(urls, list) or not urls or not all(isinstance(url, str) for url in urls):
                 raise EngineError(f'The mirrors of "{name}" are not a list of URLs: write them like ["http://127.0.0.1:5000"]')
-            result[_registry_name(name)] = [registry.check_url(url) for url in urls]
+            result[registry.registry_name(name)] = [registry.check_url(url) for url in urls]
+        return result
+
+    def _ask_helper(self, command: list[str], text: str) -> tuple[int, str, str]:
+        return self.module.run_command(command, data=text, expand_user_and_vars=False)
+
+    @staticmethod
+    def _authorities(files: dict[str, t.Any]) -> dict[str, tuple[str, bytes]]:
+        """Host to file and content."""
+        result = {}
+        for host, path in files.items():
+            path = check_type_path(path)
+            try:
+                with open(path, "rb") as file:
+                    content = file.read(MAX_HOSTS_DIR)
+            except OSError as e:
+                raise EngineError(f'The certificates "{path}" of ca_files cannot be read: {e.strerror}; correct the path') from e
+            if b"-----BEGIN CERTIFICATE-----" not in content:
+                raise EngineError(f'The file "{path}" of ca_files holds no certificate: give one in PEM format')
+            result[registry.registry_name(host)] = (path, content)
         return result
 
     @staticmethod
@@ -384,7 +471,24 @@ class ImagePuller:
         image = self.engine.image(container["Image"]) if container else None
         return f"{image['Os']}/{image['Architecture']}" if image else self.engine.platform
 
+    def _engine_image(self, entry: dict[str, t.Any]) -> Archive:
+        reference = parse_reference(entry["engine"], "engine image")
+        if reference.digest:
+            raise EngineError(f'The engine image "{reference}" is named by a digest, which its export does not keep: name it by its tag')
+        image = self.engine.image(str(reference))
+        if image is None:
+            raise EngineError(f'The image "{reference}" is not in the engine at {self.engine.host}: build, load or pull it there')
+        found = "/".join(part for part in (image["Os"], image["Architecture"], image.get("Variant")) if part)
+        if split_platform(found) != split_platform(self.platform):
+            raise EngineError(f'The image "{reference}" in the engine is for {found}, not for {self.platform}: build it for that platform')
+        if entry.get("id") not in (None, image["Id"]):
+            raise EngineError(f'The image "{reference}" in the engine has another id than the one that is wanted ({entry["id"]}): run again')
+        ref = _store_name(parse_reference(entry["ref"], f'ref of the engine image "{reference}"')) if entry.get("ref") else str(reference)
+        return Archive(None, None, {str(reference): ref}, [str(reference)] if ref != str(reference) else [], {ref: image["Id"]}, str(reference))
+
     def _archive(self, entry: dict[str, t.Any]) -> Archive:
+        if "engine" in entry:
+            return self._engine_image(entry)
         path = entry["path"]
         found = read_archive(path, self.platform)
         wanted = str(parse_reference(entry["ref"], f'ref of the archive "{path}"')) if entry.get("ref") else None
@@ -416,7 +520,7 @@ class ImagePuller:
     def _cache(self, directory: str | None) -> Cache | None:
         if directory is None or (self.check and not os.path.isdir(directory)):
             return None
-        return Cache(directory)
+        return Cache(directory, read_only=self.check)
 
     # the run
 
@@ -460,9 +564,9 @@ class ImagePuller:
         brought = set()
         for archive in self.archives:
             brought |= archive.configs.keys()
-            for ref, config in archive.configs.items():
+            for ref in archive.configs:
                 self.images[ref].content = content = store.find(ref)
-                if content is None or content.config != config:
+                if not archive.holds(ref, content):
                     self.images[ref].action = "imported"
                     self.images[ref].content = None
             if any(self.images[ref].action != "present" for ref in archive.configs):
@@ -473,10 +577,45 @@ class ImagePuller:
             image = self.images[ref]
             image.content = store.find(ref)
             if image.content is None:
-                image.action = "cached" if self.cache and self.cache.find(ref, self.platform) else "pulled"
+                image.local = bool(self.cache or self.offline) and self._at_hand(ref)
+                image.action = "cached" if self.cache and not image.local and self.cache.find(ref, self.platform) else "pulled"
                 jobs.append(self._bind(self._bring, image))
         self.planned = True
+        lacking = [image for image in self.images.values() if image.action == "pulled" and not image.local] if self.offline else []
+        for image in lacking:
+            self._fail(image, self._offline([image.ref]))
+        if lacking:
+            raise self._offline([image.ref for image in lacking])
         return jobs
+
+    def _offline(self, refs: list[str]) -> Failed:
+        where = f'the cache "{self.module.params["cache_dir"]}"' if self.module.params["cache_dir"] else "a cache"
+        verb = "is" if len(refs) == 1 else "are"
+        return Failed(
+            f"With offline, {', '.join(refs)} {verb} missing for {self.platform}, neither in {where} nor at a registry of this machine: "
+            "run once with the network and the same cache_dir, or give archives"
+        )
+
+    def _urls(self, reference: Reference) -> list[str]:
+        return self.mirrors.get(reference.registry) or [registry.upstream(reference.registry)]
+
+    def _at_hand(self, ref: str) -> bool:
+        """Whether a registry of this very machine has the image."""
+        reference = parse_reference(ref)
+        urls = [] if self.hosts_files else [url for url in self._urls(reference) if registry.is_local(url)]
+        with contextlib.suppress(EngineError):  # a wrong password is told by the pull
+            return any(registry.has(url, reference.path, reference.digest or reference.tag, self._header(url, reference.path)) for url in urls)
+        return False
+
+    def _header(self, url: str, path: str, authority: str | None = None) -> str | None:
+        """The Authorization header for a repository; what is derived from secrets is secret, too."""
+        credentials = self.logins.find(registry.host_of(url))
+        if credentials:
+            self.module.no_log_values.update(filter(None, (credentials.password, credentials.basic.split()[1])))
+        header = registry.authorization(url, path, self.logins, authority)
+        if header:
+            self.module.no_log_values.add(header.split()[1])
+        return header
 
     def reached(self) -> dict[str, t.Any]:
         """What is known on failure: nothing before the plan, and afterwards no image counts as come that has not."""
@@ -503,19 +642,22 @@ class ImagePuller:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _import(self, containerd: Containerd, archive: Archive) -> None:
-        doing = f'Importing the image archive "{archive.path}"'
+        doing = f"Importing {archive}"
         try:
-            if archive.sha256 and sha256_of(archive.path) != archive.sha256:
-                raise Failed(f"{doing} failed: its content is not that of its sha256 any more; build it again")
-            size = os.path.getsize(archive.path)
-            with open(archive.path, "rb") as file:
-                compressed = file.read(2) == b"\x1f\x8b"
+            size, compressed, chunks = None, False, self.engine.export(archive.engine)
+            if archive.path:
+                if archive.sha256 and sha256_of(archive.path) != archive.sha256:
+                    raise Failed(f"{doing} failed: its content is not that of its sha256 any more; build it again")
+                size, chunks = os.path.getsize(archive.path), read_chunks(archive.path)
+                with open(archive.path, "rb") as file:
+                    compressed = file.read(2) == b"\x1f\x8b"
             result = containerd.load(
-                self._until_stopped(read_chunks(archive.path)),
+                self._until_stopped(chunks),
                 size,
                 self.platform,
                 archive.names,
-                drop=archive.drop,
+                # a name may be wanted by another entry
+                drop=[name for name in archive.drop if name not in self.images],
                 pin=self.pin,
                 compressed=compressed,
                 timeout=self.timeout,
@@ -525,7 +667,7 @@ class ImagePuller:
                 raise Failed(f"{doing} failed: {self._why(result.rc, result.stderr, remedy)}")
             for ref in archive.configs:
                 self.images[ref].come = True
-                self.actions.append(f"Imported image {ref} from {archive.path}")
+                self.actions.append(f"Imported image {ref} from {archive.path or 'the engine'}")
         except (Failed, EngineError, OSError) as e:
             for ref in archive.configs:
                 self._fail(self.images[ref], e if not isinstance(e, OSError) else Failed(f"{doing} failed: {e.strerror}; build it again"))
@@ -577,13 +719,16 @@ class ImagePuller:
 
     def _pull(self, containerd: Containerd, image: Image) -> None:
         reference = parse_reference(image.ref)
-        urls = self.mirrors.get(reference.registry) or [registry.upstream(reference.registry)]
+        # where this machine has it no other one is asked, not even for a token
+        urls = [url for url in self._urls(reference) if registry.is_local(url) or not (self.offline or image.local)]
+        if not urls:
+            raise self._offline([image.ref])
         retries: int = self.module.params["retries"]
         while True:
             image.attempts += 1
             hosts = self._hosts(reference, urls)
             began = time.monotonic()
-            result = containerd.fetch(image.ref, self.platform, hosts, pin=self.pin, timeout=self.timeout)
+            result = containerd.fetch(image.ref, self.platform, hosts, proxies=self.proxies, pin=self.pin, timeout=self.timeout)
             if result.rc == 0:
                 return
             error = registry.last_error(result.stderr)
@@ -596,19 +741,24 @@ class ImagePuller:
                 raise Failed(f'Pulling "{image.ref}" for {self.platform} from {self._blamed(urls, error)} failed{tries}: {cause.text}; {cause.remedy}')
             if cause.dirty:
                 containerd.collect()
-            self._stopping.wait(registry.backoff(image.attempts - 1, self.module.params["retry_delay"], cause.patience))
+            self._stopping.wait(registry.backoff(image.attempts - 1, self.module.params["retry_delay"], cause.patience, wait=cause.wait))
 
     def _hosts(self, reference: Reference, urls: list[str]) -> bytes:
         files = dict(self.hosts_files)
         named = {reference.registry, reference.registry.replace(":", "_") + "_", "_default"}
         if not any(os.path.dirname(name) in named for name in files):
-            headers = {}
+            headers: dict[str, str] = {}
+            authorities: dict[str, str] = {}
             for url in urls:
-                credentials = self.credentials.get(_registry_name(registry.host_of(url)))
-                if credentials:
-                    headers[url] = registry.authorization(url, reference.path, credentials)
-                    self.module.no_log_values.add(headers[url].split()[1])
-            files[f"{reference.registry}/hosts.toml"] = registry.hosts_toml(urls, headers).encode()
+                host = registry.registry_name(url)
+                path, content = self.authorities.get(host, (None, b""))
+                if path:
+                    authorities[url] = f"ca-{len(authorities)}.pem"
+                    files[f"{reference.registry}/{authorities[url]}"] = content
+                header = self._header(url, reference.path, path)
+                if header:
+                    headers[url] = header
+            files[f"{reference.registry}/hosts.toml"] = registry.hosts_toml(urls, headers, authorities).encode()
         return registry.hosts_archive(files)
 
     def _blamed(self, urls: list[str], error: str) -> str:
@@ -643,8 +793,7 @@ class ImagePuller:
             if problem:
                 self._fail(image, Failed(problem))
             for archive in self.archives:
-                expected = archive.configs.get(image.ref)
-                if image.content and expected and image.content.config != expected:
+                if image.content and image.ref in archive.configs and not archive.holds(image.ref, image.content):
                     self._fail(image, Failed(f'The image "{image.ref}" is in several archives with different content: name one of them'))
         if wrong:
             containerd.remove(wrong)
@@ -659,7 +808,7 @@ class ImagePuller:
     def _fill_cache(self, containerd: Containerd) -> None:
         """Keeps what was pulled. A cache that cannot be filled is worth a warning, not a failure: the images are there."""
         for image in self.images.values():
-            if self.cache is None or image.action != "pulled" or image.content is None:
+            if self.cache is None or image.action != "pulled" or image.local or image.content is None:
                 continue
             try:
                 missing = self.cache.missing(image.content)
@@ -706,19 +855,17 @@ def _store_name(reference: Reference) -> str:
     return str(reference._replace(tag="") if reference.digest else reference)
 
 
-def _registry_name(name: str) -> str:
-    name = name.split("://", 1)[-1].strip("/")
-    return registry.HUB if name in (registry.HUB_HOST, "index.docker.io") else name
-
-
 def _archive_entries(archives: t.Any) -> list[dict[str, t.Any]]:
-    entries = list(archives.values()) if isinstance(archives, dict) and "path" not in archives else archives
+    entries = list(archives.values()) if isinstance(archives, dict) and not {"path", "engine"} & archives.keys() else archives
     entries = entries if isinstance(entries, list) else [entries]
     result = []
     for entry in entries:
         entry = {"path": entry} if isinstance(entry, str) else entry
+        if isinstance(entry, dict) and isinstance(entry.get("engine"), str) and "path" not in entry:
+            result.append(entry)
+            continue
         if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
-            raise EngineError(f"archives holds {entry!r}: give paths, or dictionaries with path and optionally ref and sha256")
+            raise EngineError(f"archives holds {entry!r}: give paths, or dictionaries with path (or engine) and optionally ref and sha256")
         result.append({**entry, "path": check_type_path(entry["path"])})
     return result
 
@@ -733,6 +880,7 @@ def main() -> None:
             "archives": {"type": "raw", "default": []},
             "platform": {"type": "str"},
             "mirrors": {"type": "dict", "default": {}},
+            "ca_files": {"type": "dict", "default": {}},
             "hosts_dir": {"type": "path"},
             "credentials": {
                 "type": "list",
@@ -744,6 +892,8 @@ def main() -> None:
                     "password": {"type": "str", "required": True, "no_log": True},
                 },
             },
+            "docker_config": {"type": "path", "default": "~/.docker", "fallback": (env_fallback, ["DOCKER_CONFIG"])},
+            "offline": {"type": "bool", "default": False},
             "retries": {"type": "int", "default": 4},
             "retry_delay": {"type": "float", "default": 0.5},
             "transfer_timeout": {"type": "int", "default": 600},
@@ -751,7 +901,7 @@ def main() -> None:
             "pin": {"type": "bool", "default": True},
             "cache_dir": {"type": "path"},
         },
-        mutually_exclusive=[("mirrors", "hosts_dir")],
+        mutually_exclusive=[("mirrors", "hosts_dir"), ("ca_files", "hosts_dir")],
         supports_check_mode=True,
     )
     puller: ImagePuller | None = None
@@ -767,7 +917,7 @@ def main() -> None:
                 problem = f"Interrupted by {e}"
                 discarded = engine.discard(module.params["container"], build_fingerprint)
                 problem += discarded or ": the images that had come are there, the others are not; run again"
-    except (EngineError, BadInput) as e:
+    except (EngineError, BadInput, Failed) as e:
         problem = str(e)
     if result is not None:
         module.exit_json(**result)

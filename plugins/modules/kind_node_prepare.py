@@ -80,13 +80,16 @@ options:
   version:
     description:
       - The version of Kubernetes as git tells it, such as V(v1.37.2) or V(v1.38.0-alpha.1.20+0123456789abcd-dirty).
-      - Written to C(/kind/version). Required with O(state=present).
+      - Written to C(/kind/version), which kind hands to kubeadm, whose images of the control plane have it as their tag.
+      - By default that of O(archives), where all images of the control plane are among them, and else the one of the base, if that is a
+        node image. So it stays when only a binary, or one image of the control plane, is replaced.
+      - Required with O(state=present) where neither tells it.
     type: str
   binaries:
     description:
       - The binaries for C(/usr/bin). A dictionary from name to either a path on this host or a dictionary with C(path) and optionally C(sha256), as
         M(nodeforge.kind.kube_make) returns in RV(nodeforge.kind.kube_make#module:outputs.binaries).
-      - A node needs C(kubeadm), C(kubectl) and C(kubelet). All that are given are written.
+      - A node needs C(kubeadm), C(kubectl) and C(kubelet). All that are given are written; a base that is a node image has the others.
       - The fingerprint counts content. Where C(sha256) is given and the file has another one, the module fails.
     type: dict
     default: {}
@@ -95,13 +98,15 @@ options:
       - The image archives that were built. A dictionary from name to either a path on this host or a dictionary with C(path) and optionally
         C(sha256) and C(ref), as M(nodeforge.kind.kube_make) returns in RV(nodeforge.kind.kube_make#module:outputs.images).
       - They are not imported here; M(nodeforge.kind.ctr_image_pull) does that. They decide RV(built_images) and the fingerprint.
+      - Where the version is the base's (see O(version)), images of the control plane get it as their tag, because that is what kubeadm asks for.
+        RV(archives) says so.
     type: dict
     default: {}
   cni_manifest:
-    description: A file on this host that becomes C(/kind/manifests/default-cni.yaml). Its images are required ones.
+    description: A file on this host that becomes C(/kind/manifests/default-cni.yaml). Its images are required ones. By default the base's.
     type: path
   storage_manifest:
-    description: A file on this host that becomes C(/kind/manifests/default-storage.yaml). Its images are required ones.
+    description: A file on this host that becomes C(/kind/manifests/default-storage.yaml). Its images are required ones. By default the base's.
     type: path
   files:
     description: Other files for the node, owned by root.
@@ -124,8 +129,23 @@ options:
         type: raw
         default: "0644"
   extra_images:
-    description: References of other images that the node must hold.
+    description:
+      - Other images that the node must hold. Each is a reference, or a dictionary.
+      - With C(archive), the path on this host of an image archive, and optionally C(ref) (its name in the node) and C(sha256) (verified).
+      - Or with C(engine), an image that the engine holds, named by its tag, and optionally C(ref).
+      - The fingerprint counts the content of archives and of images of the engine. A reference counts as it is written; with a digest, that is its content.
     type: list
+    elements: raw
+    default: []
+  containerd_config:
+    description:
+      - Parts of containerd's configuration for the node. Each is an absolute path on this host, or the TOML text itself.
+      - They become drop-ins in C(/etc/containerd/conf.d), and the base's C(/etc/containerd/config.toml) is made to import them. A later one overrides earlier
+        ones and the base's own. Patches of a kind cluster configuration change the base's own part only.
+      - The base's own containerd must understand them, or the module fails. It reads them in the build container, so check mode does not find that out.
+      - A C(version) in them has to be that of the base's configuration. containerd before version 2 replaces a plugin's section as a whole.
+    type: list
+    version_added: 1.1.0
     elements: str
     default: []
   replaced_images:
@@ -144,6 +164,17 @@ options:
       - Whatever else decides the node image, for the fingerprint; for example the digests of add-ons.
     type: dict
     default: {}
+  offline:
+    description:
+      - Do not pull the base image. Where the engine does not hold it, the module fails, and names with it all required images that are not at
+        hand either, which are those in none of O(archives), O(extra_images), O(inputs) and O(cache_dir).
+    type: bool
+    version_added: 1.1.0
+    default: false
+  cache_dir:
+    description: The O(nodeforge.kind.ctr_image_pull#module:cache_dir) from which the images will come, to be looked into with O(offline).
+    type: path
+    version_added: 1.1.0
   revision:
     description:
       - The commit of the sources, for the label C(org.opencontainers.image.revision). By default the commit that O(version) names, if any.
@@ -205,12 +236,11 @@ EXAMPLES = r"""
         state: absent
       when: node.container | default(none) is not none
 
-- name: Swap one kubelet into an existing node image
+- name: Swap one kubelet into an existing node image, which keeps all else
   nodeforge.kind.kind_node_prepare:
     name: kubelet-with-my-change
     image: kindest/node:v1.37.2
     pull: never
-    version: v1.37.2
     binaries:
       kubelet: /home/me/kubernetes/_output/local/bin/linux/amd64/kubelet
     files:
@@ -240,7 +270,8 @@ container:
 required_images:
   description:
     - All images that must lie in the node before it boots, in full, without architecture suffix.
-    - What kubeadm asks for, with the base's sandbox image instead of kubeadm's pause; the images of the manifests; O(extra_images).
+    - What kubeadm asks for, with the base's sandbox image instead of kubeadm's pause; the images of the manifests; O(extra_images); and those
+      that the base says it holds (label C(io.nodeforge.images)), except for other tags of what kubeadm asks for.
     - Where the node image is up to date, the list that its label C(io.nodeforge.images) tells.
   returned: O(state=present)
   type: list
@@ -252,6 +283,29 @@ built_images:
   type: list
   elements: str
   sample: ["registry.k8s.io/kube-apiserver:v1.37.2"]
+extra_archives:
+  description:
+    - The entries of O(extra_images) that no registry brings, each with the content that the fingerprint counts, to hand to
+      O(nodeforge.kind.ctr_image_pull#module:archives) besides the built ones.
+  returned: O(state=present)
+  type: list
+  elements: dict
+  sample:
+    - {path: /srv/app.tar, sha256: 9b0c1d2e3f405162738495a6b7c8d9eaf0b1c2d3e4f5061728394a5b6c7d8e9f}
+    - {engine: "docker.io/team/app:dev", id: "sha256:5f0e1f6f5e4d3c2b1a09f8e7d6c5b4a392817060f5e4d3c2b1a09f8e7d6c5b4a"}
+archives:
+  description:
+    - As O(archives), each with C(path) and, where the archive holds one image, C(ref), the name that it has to get.
+    - To hand to M(nodeforge.kind.ctr_image_pull).
+  returned: O(state=present)
+  type: dict
+  sample:
+    kube-apiserver: {path: /src/kubernetes/_output/release-images/amd64/kube-apiserver.tar, ref: "registry.k8s.io/kube-apiserver:v1.37.2"}
+version:
+  description: What C(/kind/version) says in the node. V(null) where only the base tells and that is not here yet (see check mode).
+  returned: O(state=present)
+  type: str
+  sample: v1.37.2
 fingerprint:
   description: The SHA-256 over everything that decides the node image. V(null) where the base image is not known yet (see check mode).
   returned: O(state=present)
@@ -307,6 +361,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import secrets
 import time
 import typing as t
@@ -322,6 +377,7 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
     deferred,
     interruptible,
 )
+from ansible_collections.nodeforge.kind.plugins.module_utils._image_archive import Cache
 
 # What makes an image a node base: one path of each must be there.
 NODE_BASE = {
@@ -339,34 +395,43 @@ class Inputs:
     """Everything that the options name, read and checked before anything is done."""
 
     def __init__(self, params: dict[str, t.Any], engine_platform: str) -> None:
-        for option in ("image", "version"):
-            if not params[option]:
-                raise node.BadInput(f"The option {option} is missing: state=present needs it")
+        if not params["image"]:
+            raise node.BadInput("The option image is missing: state=present needs it")
         self.image = node.parse_reference(params["image"], "base image")
         self.platform: str = params["platform"] or engine_platform
         if self.platform not in node.PLATFORMS:
             raise node.BadInput(f"The engine's platform {self.platform} is not supported: set platform to one of {', '.join(node.PLATFORMS)}")
         self.arch = self.platform.partition("/")[2]
-        self.version = node.check_version(params["version"])
         self.node_image = str(node.parse_reference(params["node_image"], "node image")) if params["node_image"] else None
         if self.node_image and "@" in self.node_image:
             raise node.BadInput(f'The node image "{params["node_image"]}" names a digest, which only exists afterwards: write NAME:TAG')
+        if self.node_image == str(self.image):
+            raise node.BadInput(f'The node image "{params["node_image"]}" is its own base, on which each run would put one more layer: give it another tag')
         if params["ttl"] < 1:
             raise node.BadInput(f"The ttl {params['ttl']} is too short: give it in seconds, such as 7200")
         self.replaced_images = {
             str(node.parse_reference(asked, "image in replaced_images")): str(node.parse_reference(given, "image in replaced_images"))
             for asked, given in params["replaced_images"].items()
         }
-        self.extra_images = [str(node.parse_reference(image, "image in extra_images")) for image in params["extra_images"]]
+        self.extra_archives: list[dict[str, str]] = []
+        self.extra_images = [name for entry in params["extra_images"] for name in self._extra_image(entry)]
         self.binaries = {name: self._binary(name, value) for name, value in sorted(params["binaries"].items())}
-        self.archives, self.built_images = self._archives(params["archives"])
+        self.archives, self.references = self._archives(params["archives"])
+        self.paths = {name: self._source("archive", name, value)["path"] for name, value in params["archives"].items()}
+        # None leaves it to the base
+        self.version = node.check_version(params["version"]) if params["version"] else node.control_plane_version(self.built_images(None))
         self.files = list(self.binaries.values())
-        self.files.append(node.file_from_content(self.version.encode(), node.VERSION_FILE, 0o644))
+        if self.version:
+            self.files.append(node.file_from_content(self.version.encode(), node.VERSION_FILE, 0o644))
         self.manifest_images: list[str] = []
         self.templates: list[str] = []
+        self.base_manifests: list[str] = []
         for option, dest in (("cni_manifest", node.CNI_MANIFEST), ("storage_manifest", node.STORAGE_MANIFEST)):
             if params[option]:
                 self._manifest(params[option], dest, option)
+            else:
+                self.base_manifests.append(dest)
+        self.containerd_config = [self._drop_in(number, entry) for number, entry in enumerate(params["containerd_config"])]
         for number, entry in enumerate(params["files"]):
             self.files.append(self._file(number, entry))
         destinations = [file.dest for file in self.files]
@@ -394,18 +459,74 @@ class Inputs:
             raise node.BadInput(f'The binary "{source["path"]}" is for {arch}, the node for {self.platform}: build it for {self.platform}')
         return file
 
-    def _archives(self, archives: dict[str, t.Any]) -> tuple[dict[str, str], list[str]]:
+    def _archives(self, archives: dict[str, t.Any]) -> tuple[dict[str, str], dict[str, list[node.Reference]]]:
+        """Of each archive its hash, and the images that it holds, without architecture suffix."""
         hashes: dict[str, str] = {}
-        references: list[str] = []
+        references: dict[str, list[node.Reference]] = {}
         for name, value in sorted(archives.items()):
             source = self._source("archive", name, value)
             path, sha256 = source["path"], source.get("sha256")
             if not os.path.isfile(path):
                 raise node.BadInput(f'The image archive "{path}" is missing: build it or correct its path')
             hashes[name] = sha256 or node.file_from_path(path, "", 0, "image archive").sha256
-            for reference in [source["ref"]] if source.get("ref") else node.archive_references(path):
-                references.append(str(node.without_arch(node.parse_reference(reference, f"image in {path}"), self.arch)))
-        return hashes, list(dict.fromkeys(references))
+            found = [source["ref"]] if source.get("ref") else node.archive_references(path)
+            references[name] = [node.without_arch(node.parse_reference(reference, f"image in {path}"), self.arch) for reference in found]
+        return hashes, references
+
+    def built_images(self, inherited: str | None) -> list[str]:
+        """The images in the archives; those of the control plane have an inherited version as their tag."""
+        found = [reference for references in self.references.values() for reference in references]
+        return list(dict.fromkeys(str(node.with_version(reference, inherited)) for reference in found))
+
+    def named_archives(self, inherited: str | None) -> dict[str, dict[str, str]]:
+        """The archives, as ctr_image_pull takes them."""
+        return {
+            name: {
+                "path": self.paths[name],
+                "sha256": self.archives[name],
+                **({"ref": str(node.with_version(references[0], inherited))} if len(references) == 1 else {}),
+            }
+            for name, references in self.references.items()
+        }
+
+    def _extra_image(self, entry: t.Any) -> list[str]:
+        """The names of an extra image in the node; those that no registry brings are noted."""
+        what = "image in extra_images"
+        if isinstance(entry, str):
+            return [str(node.parse_reference(entry, what))]
+        kinds = [kind for kind in ("archive", "engine") if isinstance(entry, dict) and isinstance(entry.get(kind), str)]
+        if len(kinds) != 1 or entry.keys() - {"archive", "engine", "ref", "sha256"} or ("engine" in entry and "sha256" in entry):
+            raise node.BadInput(
+                f"extra_images holds {entry!r}: give a reference, or a dictionary with archive and optionally ref and sha256, or with engine and optionally ref"
+            )
+        ref = str(node.parse_reference(entry["ref"], what)) if entry.get("ref") else ""
+        named = {"ref": ref} if ref else {}
+        if "engine" in entry:
+            reference = str(node.parse_reference(entry["engine"], what))
+            self.extra_archives.append({"engine": reference, **named})
+            return [ref or reference]
+        path = check_type_path(entry["archive"])
+        sha256 = node.file_from_path(path, "", 0, "image archive").sha256
+        if entry.get("sha256") not in (None, sha256):
+            raise node.BadInput(f'The image archive "{path}" is not the one that is wanted (its sha256 is {sha256}): correct sha256, or get it anew')
+        self.extra_archives.append({"path": path, "sha256": sha256, **named})
+        return [ref] if ref else [str(node.parse_reference(name, what)) for name in node.archive_references(path)]
+
+    def _drop_in(self, number: int, entry: str) -> tuple[str, str]:
+        """A part of containerd's configuration: what to call it in errors, and its text."""
+        what, dest = f"entry {number} of containerd_config", f"{node.DROP_INS}/nodeforge-{number:02}.toml"
+        text = entry
+        if entry.startswith(("/", "~")):
+            path = check_type_path(entry)
+            what = f'"{path}" of containerd_config'
+            node.file_from_path(path, dest, 0o644, "containerd_config")
+            try:
+                with open(path, encoding="utf-8") as file:
+                    text = file.read()
+            except UnicodeDecodeError as e:
+                raise node.BadInput(f"The {what} is not text: name a TOML file") from e
+        self.files.append(node.file_from_content(text.encode(), dest, 0o644))
+        return what, text
 
     def _manifest(self, path: str, dest: str, option: str) -> None:
         self.files.append(node.file_from_path(path, dest, 0o644, option))
@@ -414,9 +535,12 @@ class Inputs:
                 text = file.read()
         except UnicodeDecodeError as e:
             raise node.BadInput(f'The {option} "{path}" is not text: name a YAML manifest') from e
-        images, templates = node.manifest_images(text, path)
+        self.add_manifest(text, path)
+
+    def add_manifest(self, text: str, where: str) -> None:
+        images, templates = node.manifest_images(text, where)
         self.manifest_images += images
-        self.templates += [f"{template} in {path}" for template in templates]
+        self.templates += [f"{template} in {where}" for template in templates]
 
     @staticmethod
     def _file(number: int, entry: dict[str, t.Any]) -> node.File:
@@ -435,8 +559,9 @@ class Inputs:
                 "version": self.version,
                 "files": {file.dest: [file.mode, file.sha256] for file in self.files},
                 "archives": sorted(self.archives.values()),
-                "built_images": sorted(self.built_images),
+                "built_images": sorted(self.built_images(None)),
                 "extra_images": sorted(self.extra_images),
+                "extra_archives": sorted([entry.get("sha256") or entry["id"], entry.get("ref", "")] for entry in self.extra_archives),
                 "replaced_images": self.replaced_images,
                 "others": others,
             }
@@ -456,6 +581,8 @@ class NodePreparer:
         self.after: dict[str, t.Any] = {}
         # the container that this run created, until it is handed over
         self.created: str | None = None
+        # the one that containerd has to name in the end
+        self.sandbox: str | None = None
 
     def run(self) -> dict[str, t.Any]:
         result = self.absent() if self.params["state"] == "absent" else self.present()
@@ -496,13 +623,17 @@ class NodePreparer:
 
     def present(self) -> dict[str, t.Any]:
         inputs = self.inputs = Inputs(self.params, self.engine.platform)
+        for entry in inputs.extra_archives:
+            if "engine" in entry:
+                entry["id"] = self._engine_image(entry["engine"])
         for template in inputs.templates:
             self.module.warn(f"The image {template} is a template: if the node needs it, name it in extra_images")
         base = self._base()
         result: dict[str, t.Any] = {
             "container": None,
             "required_images": None,
-            "built_images": inputs.built_images,
+            **self._versioned(None),
+            "extra_archives": inputs.extra_archives,
             "fingerprint": None,
             "up_to_date": False,
             "image": None,
@@ -519,18 +650,18 @@ class NodePreparer:
         made = self.engine.image(inputs.node_image) if inputs.node_image else None
         told = ((made or {}).get("Config") or {}).get("Labels") or {}
         if made and told.get(node.FINGERPRINT_LABEL) == fingerprint:
-            result.update(up_to_date=True, image=node.image_facts(made))
-            images = told.get("io.nodeforge.images")
-            result["required_images"] = images.split(",") if images else None
+            result.update(up_to_date=True, image=node.image_facts(made), required_images=node.told_images(told))
+            result.update(self._versioned(told.get("io.nodeforge.kubernetes-version")))
             result["labels"] = self._labels(base, result, told.get("org.opencontainers.image.created"))
             return result
 
         name = self.params["name"] or f"nodeforge-build-{fingerprint[:12]}-{secrets.token_hex(3)}"
-        there = self.engine.container(name) if self.params["name"] else None
+        there = self._there(name, fingerprint) if self.params["name"] else None
         try:
             if there and self._adoptable(name, there, fingerprint):
                 container_id = there["Id"]
-                result["required_images"] = self._required(container_id, self._sandbox(container_id), running=True)
+                result.update(self._versioned(self._base_version(container_id)))
+                result["required_images"] = self._required(container_id, self._sandbox(container_id), base, result["version"], running=True)
                 self._fill(container_id, adopted=True)
                 result["container"] = {"id": container_id, "name": name}
             else:
@@ -539,12 +670,13 @@ class NodePreparer:
                     self.before = {"container": {"name": name, "fingerprint": node.build_fingerprint(there)}, "files": {}}
                 container_id = self._create(name, there, base, fingerprint)
                 sandbox = self._sandbox(container_id)
+                result.update(self._versioned(self._base_version(container_id)))
                 self._starts(name)
                 if not self.check:
                     self._start(container_id)
                     self._fill(container_id, adopted=False)
                     result["container"] = {"id": container_id, "name": name}
-                result["required_images"] = self._required(container_id, sandbox, running=not self.check)
+                result["required_images"] = self._required(container_id, sandbox, base, result["version"], running=not self.check)
             result["labels"] = self._labels(base, result, None)
             if not self.check:
                 self.created = None
@@ -554,11 +686,59 @@ class NodePreparer:
                     self.engine.remove(self.created)
         return result
 
+    def _engine_image(self, reference: str) -> str:
+        image = self.engine.image(reference)
+        if image is None:
+            raise EngineError(f'The image "{reference}" of extra_images is not in the engine at {self.engine.host}: build, load or pull it there')
+        return image["Id"]
+
+    def _missing(self) -> list[str]:
+        """The required images that are not at hand, as far as they can be known without the base."""
+        inputs = self.inputs
+        kubeadm = inputs.binaries.get("kubeadm")
+        images = [*inputs.manifest_images, *inputs.extra_images]
+        if inputs.version and kubeadm and kubeadm.path and os.access(kubeadm.path, os.X_OK):
+            command = ["timeout", "-k", "5", str(KUBEADM_TIMEOUT), os.path.abspath(kubeadm.path), "config", "images", "list"]
+            rc, out, dummy = self.module.run_command([*command, "--kubernetes-version", inputs.version], expand_user_and_vars=False)
+            asked = [inputs.replaced_images.get(line, line) for line in out.split()] if rc == 0 else []
+            images += [image for image in asked if "/pause:" not in image]
+        here = {*inputs.built_images(None), *self.params["inputs"]}
+        for entry in inputs.extra_archives:
+            here.update([entry["ref"]] if "ref" in entry else [entry["engine"]] if "engine" in entry else node.archive_references(entry["path"]))
+        cache = Cache(self.params["cache_dir"], read_only=True) if self.params["cache_dir"] else None
+        return [image for image in dict.fromkeys(images) if image not in here and not (cache and cache.find(image, inputs.platform))]
+
+    def _versioned(self, inherited: str | None) -> dict[str, t.Any]:
+        """What depends on the version, where that may be the base's."""
+        inherited = None if self.inputs.version else inherited
+        return {
+            "version": self.inputs.version or inherited,
+            "built_images": self.inputs.built_images(inherited),
+            "archives": self.inputs.named_archives(inherited),
+        }
+
+    def _base_version(self, container: str) -> str | None:
+        """What the base says, which only a node image does; fails where nobody tells."""
+        if self.inputs.version:
+            return None
+        text = (self.engine.read_file(container, node.VERSION_FILE) or b"").decode(errors="replace").strip()
+        if not text:
+            raise node.BadInput(
+                f'The option version is missing: the base image "{self.inputs.image}" is no node image, whose {node.VERSION_FILE} would tell it, '
+                "and archives has not all images of the control plane"
+            )
+        return node.check_version(text)
+
     def _base(self) -> dict[str, t.Any] | None:
         """The base image as the engine holds it for the platform; None where check mode would have to pull it first."""
         inputs, policy = self.inputs, self.params["pull"]
         reference = str(inputs.image)
         base = self.engine.image(reference)
+        if self.params["offline"]:
+            policy = "never"
+        if base is None and self.params["offline"]:
+            more = "".join(f", the image {image}" for image in self._missing())
+            raise EngineError(f'With offline, these are missing: the base image "{reference}"{more}; load them, or run once with the network')
         if base is None and policy == "never":
             raise EngineError(f'The base image "{reference}" is not in the engine at {self.engine.host}: load or build it, or set pull=missing')
         if base is None or (policy == "always" and self._outdated(reference, base)):
@@ -597,6 +777,16 @@ class NodePreparer:
                         raise EngineError(f'Pulling the base image "{image}" for {self.inputs.platform} failed: {line["error"]}')
         except EngineError as e:
             raise EngineError(f'The base image "{image}" is not in the engine. {e}; {remedy}') from e
+
+    def _there(self, name: str, fingerprint: str) -> dict[str, t.Any] | None:
+        """The container of that name. One that another run has just created for the same inputs is about to be started: that is waited for."""
+        patience = time.monotonic() + 10
+        while True:
+            container = self.engine.container(name)
+            about_to_start = container and container["State"]["Status"] == "created" and node.build_fingerprint(container) == fingerprint
+            if not about_to_start or self.check or time.monotonic() > patience:
+                return container
+            time.sleep(0.1)
 
     def _adoptable(self, name: str, container: dict[str, t.Any], fingerprint: str) -> bool:
         made_from = node.build_fingerprint(container)
@@ -657,11 +847,48 @@ class NodePreparer:
         lacking = [what for what, paths in NODE_BASE.items() if not any(self.engine.stat(container, path) for path in paths)]
         if lacking:
             raise EngineError(f"{base} is not a node base, it lacks {' and '.join(lacking)}: use one like kindest/base or kindest/node")
-        config = self.engine.read_file(container, node.CONTAINERD_CONFIG) or b""
-        sandbox = node.sandbox_image(config.decode(errors="replace"))
+        config = (self.engine.read_file(container, node.CONTAINERD_CONFIG) or b"").decode(errors="replace")
+        sandbox = node.sandbox_image(config)
+        if self.inputs.containerd_config:
+            self._import_drop_ins(config)
+            # the last one decides
+            sandbox = next((found for _what, text in self.inputs.containerd_config[::-1] for found in [node.sandbox_image(text)] if found), sandbox)
+            self.sandbox = sandbox
         if not sandbox:
             raise EngineError(f"{base} names no sandbox image in {node.CONTAINERD_CONFIG}: set sandbox_image (or pinned_images.sandbox) there")
         return sandbox
+
+    def _import_drop_ins(self, config: str) -> None:
+        inputs = self.inputs
+        for what, text in inputs.containerd_config:
+            if node.config_version(text) not in (None, node.config_version(config)):
+                raise node.BadInput(
+                    f"The {what} is for version {node.config_version(text)} of containerd's configuration, but the base image \"{inputs.image}\" "
+                    f"has one of version {node.config_version(config)}: write it for that"
+                )
+        merged = node.with_drop_ins(config)
+        if any(file.dest == node.CONTAINERD_CONFIG for file in inputs.files):
+            raise node.BadInput(f"files replaces {node.CONTAINERD_CONFIG}, for which containerd_config has parts: put all of it into one of both")
+        if merged != config:
+            inputs.files.append(node.file_from_content(merged.encode(), node.CONTAINERD_CONFIG, 0o644))
+
+    def _check_containerd(self, container: str) -> None:
+        """The base's own containerd has to take its configuration with the drop-ins: a node whose containerd does not start tells nobody why."""
+        done = self.engine.exec(container, ["containerd", "config", "dump"], timeout=60)
+        entries = self.inputs.containerd_config
+        names = " or ".join(what for what, _text in entries)
+        if done.rc != 0:
+            raise EngineError(f"containerd of the base image does not take {names}: {done.reason.replace('containerd: ', '', 1)}; correct it")
+        unknown = re.findall(r"Ignoring unknown key.*? key=[\"']?([^\s\"']+)", done.stderr)
+        unknown = [key for key in unknown if any(key in text for _what, text in entries)]
+        if unknown:
+            raise EngineError(f"containerd of the base image does not know {', '.join(unknown)} in {names}: correct it")
+        found = node.sandbox_image(done.stdout)
+        if found and found != self.sandbox:
+            raise EngineError(
+                f"With {names}, containerd of the base image loses other settings, such as the sandbox image {self.sandbox}: repeat the "
+                "whole section of the plugin as the base has it, because this containerd replaces it"
+            )
 
     def _starts(self, name: str) -> None:
         files, reference = self.inputs.files, str(self.inputs.image)
@@ -711,12 +938,14 @@ class NodePreparer:
         if changed and not self.check:
             missing = [folder for folder in folders if found[folder].kind == "-"]
             self.engine.put_archive(container, "/", node.tar_stream(changed, missing))
+        if self.inputs.containerd_config and not self.check:
+            self._check_containerd(container)
 
-    def _required(self, container: str, sandbox: str, running: bool) -> list[str] | None:
+    def _required(self, container: str, sandbox: str, base: dict[str, t.Any], version: str, running: bool) -> list[str] | None:
         """What kubeadm asks for and the manifests, the base and the user add. None where only a running container could tell."""
         inputs = self.inputs
         kubeadm = inputs.binaries.get("kubeadm")
-        arguments = ["config", "images", "list", "--kubernetes-version", inputs.version]
+        arguments = ["config", "images", "list", "--kubernetes-version", version]
         native = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}.get(platform.machine()) == inputs.platform
         if kubeadm and kubeadm.path and native and os.access(kubeadm.path, os.X_OK):
             command = ["timeout", "-k", "5", str(KUBEADM_TIMEOUT), os.path.abspath(kubeadm.path), *arguments]
@@ -730,16 +959,21 @@ class NodePreparer:
             lines = [line.strip() for line in (err or out).splitlines() if line.strip()]
             why = f"no answer in {KUBEADM_TIMEOUT} s" if rc == 124 else lines[0] if lines else f"exit status {rc}"
             what = f'The binary "{kubeadm.path}"' if kubeadm else f'{node.BINARY_DIRECTORY}/kubeadm of the base image "{inputs.image}"'
-            raise EngineError(f"{what} does not list the images of {inputs.version} ({why}): give a kubeadm of that version in binaries")
+            raise EngineError(f"{what} does not list the images of {version} ({why}): give a kubeadm of that version in binaries")
         lines = [line.strip() for line in out.splitlines() if line.strip()]
         lines = [inputs.replaced_images.get(line, line) for line in lines]
-        return node.required_images(lines, sandbox, [*inputs.manifest_images, *inputs.extra_images])
+        for path in inputs.base_manifests:
+            text = self.engine.read_file(container, path)
+            if text is not None:
+                inputs.add_manifest(text.decode(errors="replace"), f"{path} of the base image")
+        held = node.told_images((base["Config"] or {}).get("Labels") or {}) or []
+        return node.required_images(lines, sandbox, [*inputs.manifest_images, *inputs.extra_images], held)
 
     def _labels(self, base: dict[str, t.Any], result: dict[str, t.Any], created: str | None) -> dict[str, str]:
         inherited = ((base["Config"] or {}).get("Labels") or {}).keys()
         digests = [digest.partition("@")[2] for digest in base.get("RepoDigests") or [] if digest.partition("@")[0] == self.inputs.image.familiar]
         told = node.labels(
-            version=self.inputs.version,
+            version=result["version"],
             platform=self.inputs.platform,
             base=str(self.inputs.image),
             base_digest=digests[0] if digests else base["Id"],
@@ -789,10 +1023,13 @@ def main() -> None:
                     "mode": {"type": "raw", "default": "0644"},
                 },
             },
-            "extra_images": {"type": "list", "elements": "str", "default": []},
+            "extra_images": {"type": "list", "elements": "raw", "default": []},
+            "containerd_config": {"type": "list", "elements": "str", "default": []},
             "replaced_images": {"type": "dict", "default": {}},
             "node_image": {"type": "str"},
             "inputs": {"type": "dict", "default": {}},
+            "offline": {"type": "bool", "default": False},
+            "cache_dir": {"type": "path"},
             "revision": {"type": "str"},
             "source": {"type": "str"},
             "network_mode": {"type": "str", "default": "default"},

@@ -258,7 +258,6 @@ import hashlib
 import json
 import os
 import platform as host_platform
-import select
 import shutil
 import signal
 import socket
@@ -266,7 +265,7 @@ import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.nodeforge.kind.plugins.module_utils import _tree
+from ansible_collections.nodeforge.kind.plugins.module_utils import _alive, _tree
 from ansible_collections.nodeforge.kind.plugins.module_utils._tree import TreeError
 from ansible_collections.nodeforge.kind.plugins.module_utils._tree_host import TreeHost
 
@@ -274,12 +273,9 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._tree_host import T
 REDIRECT = f'unset {_tree.UNSET}; log=$1; shift; exec "$@" </dev/null >"$log" 2>&1'
 GO_SETTINGS = ("GOVERSION", "GOFLAGS", "GOEXPERIMENT", "GOTOOLCHAIN", "CGO_ENABLED", "GOAMD64", "GOARM64")
 SECRET_NAMES = ("TOKEN", "PASSWORD", "PASSWD", "SECRET", "CREDENTIAL", "_KEY", "APIKEY")
-# The file that the action plugin touches as long as it waits, and in which it looks for the log's path.
-ALIVE = os.environ.get(_tree.ALIVE_VARIABLE, "")
 KILL_AFTER = 10
-# How often a running build looks whether somebody still waits for it, and for how long it goes on when nobody does.
+# How often a running build looks whether somebody still waits for it.
 WATCH_EVERY = 5
-WATCH_PATIENCE = 120
 
 
 class KubeMake:
@@ -470,10 +466,7 @@ class KubeMake:
         try:
             # its owner's alone: a tree's scripts may say what their environment holds
             os.close(os.open(self.log_path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
-            if ALIVE:
-                # never made anew: that it is gone means that nobody waits
-                with contextlib.suppress(FileNotFoundError), open(ALIVE, "r+", encoding="utf-8") as file:
-                    file.write(f"{self.log_path}\n")
+            _alive.announce(self.log_path)
         except OSError as e:
             raise TreeError(
                 f'The log "{self.log_path}" cannot be written ({e.strerror}); name another log_path.'
@@ -684,17 +677,7 @@ class KubeMake:
             process.terminate()
 
     def _watch(self, dummy_number: int, dummy_frame: t.Any) -> None:
-        """Ansible closes the pipe of a task that it gives up, and the action plugin stops touching its file."""
-        if ALIVE:
-            try:
-                gone = time.time() - os.stat(ALIVE).st_mtime > WATCH_PATIENCE
-            except OSError:
-                gone = True
-        else:
-            poll = select.poll()
-            poll.register(1, 0)
-            gone = any(event & (select.POLLERR | select.POLLHUP) for dummy, event in poll.poll(0))
-        if gone:
+        if _alive.abandoned():
             self._end("nobody waits for it any more")
 
     def _containers(self) -> set[str]:
@@ -750,9 +733,7 @@ def main() -> None:
             msg=str(e), **{name: known[name] for name in ("cmd", "rc", "log_path", "tail", "seconds") if name in known}
         )
     finally:
-        if ALIVE:
-            with contextlib.suppress(OSError):
-                os.unlink(ALIVE)
+        _alive.done()
 
 
 if __name__ == "__main__":

@@ -79,10 +79,12 @@ def _signals_raise() -> t.Iterator[None]:
 
 
 class LiveLogActionBase(ActionBase):
-    """Runs the module of the same name. The module has options C(progress) and C(timeout)."""
+    """Runs the module of the same name. The module has options C(progress) and, unless JOB_LIMIT is set, C(timeout)."""
 
     _supports_check_mode = True
     _supports_async = True
+    # Seconds; 0 derives it from the option timeout.
+    JOB_LIMIT = 0
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         super().run(tmp, task_vars)
@@ -132,7 +134,7 @@ class LiveLogActionBase(ActionBase):
 
     def _start(self, alive: str, task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
         # the module has a time limit of its own; this one is for the case that it hangs
-        self._task.async_val = int(self._task.args.get("timeout", 7200)) * 2 + 600
+        self._task.async_val = self.JOB_LIMIT or int(self._task.args.get("timeout", 7200)) * 2 + 600
         # as core tells the job where its own file lies; not an option, because it is none of the user's
         environment = self._task.environment
         self._task.environment = [*environment, {ALIVE_VARIABLE: alive}]

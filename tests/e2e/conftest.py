@@ -11,6 +11,7 @@ import pathlib
 import re
 import shlex
 import subprocess
+import sys
 import time
 import typing as t
 
@@ -18,11 +19,20 @@ import docker
 import pytest
 import yaml
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "integration"))
+import small_base  # noqa: E402
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # another tag than a user's own image: a test must not replace it
 TAG = os.environ.get("E2E_TAG", "e2e")
 IMAGE = f"kindest/node:{TAG}"
 CLUSTER = "nodeforge-e2e"
+# what a user bakes in: an image that only the engine has, and a part of containerd's configuration
+EXTRA = "nodeforge-e2e/extra:1"
+BAKED = {
+    "node_image_extra_images": [{"engine": EXTRA}],
+    "node_image_containerd_config": ['[plugins."io.containerd.grpc.v1.cri"]\n  max_container_log_line_size = 8192\n'],
+}
 
 
 class Play(t.NamedTuple):
@@ -45,7 +55,7 @@ def build(env: dict[str, str], *extra: str, check: bool = True, playbook: str = 
     """Runs the playbook as a user does, from the checkout."""
     started = time.monotonic()
     run = subprocess.run(
-        ["ansible-playbook", playbook, "-e", f"node_image_tag={tag}", *extra],
+        ["ansible-playbook", playbook, "-e", json.dumps({"node_image_tag": tag, **(BAKED if tag == TAG else {})}), *extra],
         cwd=ROOT,
         env=env,
         capture_output=True,
@@ -67,9 +77,11 @@ def engine() -> docker.DockerClient:
 
 
 @pytest.fixture(scope="session")
-def node_image(ansible_env: dict[str, str]) -> Play:
+def node_image(ansible_env: dict[str, str], engine: docker.DockerClient) -> t.Iterator[Play]:
     """The node image, built (or found up to date) by the playbook."""
-    return build(ansible_env)
+    small_base.load(engine, EXTRA, small_base.host_tools())
+    yield build(ansible_env)
+    engine.images.remove(EXTRA, force=True)
 
 
 class Cluster:
@@ -128,6 +140,17 @@ class Cluster:
             time.sleep(0.5)
 
 
+def from_image(engine: docker.DockerClient, image: str, path: str, directory: pathlib.Path) -> pathlib.Path:
+    """A file out of an image."""
+    container = engine.containers.create(image)
+    try:
+        stream, _stat = container.get_archive(path)
+        subprocess.run(["tar", "-x", "-C", str(directory)], input=b"".join(stream), check=True)
+    finally:
+        container.remove(force=True)
+    return directory / pathlib.Path(path).name
+
+
 @contextlib.contextmanager
 def boot(play: Play, directory: pathlib.Path, engine: docker.DockerClient, name: str, *, workers: int = 0) -> t.Iterator[Cluster]:
     """A cluster, booted by the command that the play printed, only with workers. It is gone afterwards, whatever happens."""
@@ -141,13 +164,7 @@ def boot(play: Play, directory: pathlib.Path, engine: docker.DockerClient, name:
         settings = {"kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4"}
     config.write_text(yaml.safe_dump({**settings, "nodes": [{"role": "control-plane"}, *[{"role": "worker"}] * workers]}))
     kind = command[0]
-    # the built kubectl, out of the image itself
-    container = engine.containers.create(play.summary["image"])
-    try:
-        stream, _stat = container.get_archive("/usr/bin/kubectl")
-        subprocess.run(["tar", "-x", "-C", str(directory)], input=b"".join(stream), check=True)
-    finally:
-        container.remove(force=True)
+    kubectl = from_image(engine, play.summary["image"], "/usr/bin/kubectl", directory)
     subprocess.run([kind, "delete", "cluster", "--name", name], capture_output=True, check=False)
     try:
         run = subprocess.run(
@@ -162,7 +179,7 @@ def boot(play: Play, directory: pathlib.Path, engine: docker.DockerClient, name:
             subprocess.run([kind, "export", "logs", str(logs), "--name", name], capture_output=True, check=False)
             journal = "".join(p.read_text(errors="replace")[-4000:] for p in sorted(logs.glob("*/kubelet.log")))
             pytest.fail(f"{run.stdout}\n{run.stderr}\n{journal}")
-        yield Cluster(name, kubeconfig, str(directory / "kubectl"), kind)
+        yield Cluster(name, kubeconfig, str(kubectl), kind)
     finally:
         subprocess.run([kind, "delete", "cluster", "--name", name], capture_output=True, check=False)
         assert not engine.api.containers(all=True, filters={"name": name})

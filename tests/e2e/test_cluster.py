@@ -8,7 +8,7 @@ import json
 
 import docker
 
-from .conftest import CLUSTER, IMAGE, Cluster, Play
+from .conftest import CLUSTER, EXTRA, IMAGE, Cluster, Play
 
 WORKLOAD = """
 apiVersion: v1
@@ -76,6 +76,14 @@ def test_traffic_dns_and_storage(cluster: Cluster, engine: docker.DockerClient) 
     # "Ready" once hid a kube-proxy that could not write its rules
     log = cluster.kubectl("-n", "kube-system", "logs", "-l", "k8s-app=kube-proxy", "--tail=-1")
     assert "Failed to execute" not in log and "Sync failed" not in log, log
+
+
+def test_what_was_baked_in(cluster: Cluster, engine: docker.DockerClient) -> None:
+    """An image that no registry has runs without a pull, and containerd has read its drop-in."""
+    cluster.kubectl("run", "extra", f"--image={EXTRA}", "--image-pull-policy=Never", "--restart=Never", "--command", "--", "sleep", "100000")
+    cluster.kubectl("wait", "--for=condition=Ready", "pod/extra", "--timeout=60s", timeout=90)
+    for node in ("control-plane", "worker"):
+        assert "max_container_log_line_size = 8192" in cluster.node_exec(engine, node, "containerd", "config", "dump")
 
 
 def test_nodes_pulled_nothing(cluster: Cluster, engine: docker.DockerClient) -> None:

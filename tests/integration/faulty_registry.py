@@ -9,16 +9,20 @@ import contextlib
 import dataclasses
 import gzip
 import hashlib
+import http.client
 import http.server
 import io
 import json
 import pathlib
 import re
 import socket
+import ssl
 import struct
+import subprocess
 import tarfile
 import threading
 import typing as t
+import urllib.parse
 
 
 @dataclasses.dataclass
@@ -32,12 +36,16 @@ class Fault:
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
     seconds: float = 60
     method: str = "GET"
+    body: bytes = b""
 
 
 class FaultyRegistry:
-    """with FaultyRegistry(layout) as registry: registry.faults.append(Fault("status", status=500))"""
+    """with FaultyRegistry(layout) as registry: registry.faults.append(Fault("status", status=500))
 
-    def __init__(self, layout: Layout) -> None:
+    ``certificate``, a file of certificate and key, makes it speak TLS.
+    """
+
+    def __init__(self, layout: Layout, host: str = "127.0.0.1", certificate: pathlib.Path | None = None) -> None:
         self.layout = layout
         self.faults: list[Fault] = []
         self.requests: list[str] = []
@@ -47,6 +55,8 @@ class FaultyRegistry:
         # user:password; with `bearer`, a token service of its own takes them instead of the registry
         self.credentials: str | None = None
         self.bearer = False
+        # where it says that its token service is
+        self.realm = ""
         self._lock = threading.Lock()
         self._closing = threading.Event()
         registry = self
@@ -63,10 +73,16 @@ class FaultyRegistry:
 
             do_HEAD = do_GET
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = http.server.ThreadingHTTPServer((host, 0), Handler)
         self.server.daemon_threads = True
-        self.address = f"127.0.0.1:{self.server.server_address[1]}"
+        self.address = f"{host}:{self.server.server_address[1]}"
         self.url = f"http://{self.address}"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            # a failed handshake must not end the one thread that takes connections
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True, do_handshake_on_connect=False)
+            self.url = f"https://{self.address}"
 
     def __enter__(self) -> FaultyRegistry:
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
@@ -101,7 +117,7 @@ class FaultyRegistry:
         path = request.path
         fault = self._fault(request.command, path)
         if fault and fault.kind == "status":
-            return self._send(request, fault.status, fault.headers)
+            return self._send(request, fault.status, fault.headers, fault.body)
         if fault and fault.kind == "hang":
             self._closing.wait(fault.seconds)
             request.close_connection = True
@@ -113,7 +129,7 @@ class FaultyRegistry:
         if self.credentials and request.headers.get("Authorization") != self._expected():
             challenge = 'Basic realm="test"'
             if self.bearer:
-                challenge = f'Bearer realm="{self.url}/token",service="test"'
+                challenge = f'Bearer realm="{self.realm or self.url + "/token"}",service="test"'
             return self._send(request, 401, {"WWW-Authenticate": challenge})
         return self._serve(request, fault)
 
@@ -172,6 +188,89 @@ class FaultyRegistry:
                 # lingering for no time turns the close into a reset
                 request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             request.close_connection = True
+
+
+class Proxy:
+    """An HTTP proxy that brings every request and every tunnel to one server, whatever host it names, and wants a password where told so."""
+
+    def __init__(self, server: str, password: str = "") -> None:
+        self.requests: list[str] = []
+        proxy = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args: t.Any) -> None:
+                """Quiet."""
+
+            def allowed(self) -> bool:
+                proxy.requests.append(self.path)
+                right = "Basic " + base64.b64encode(f"user:{password}".encode()).decode()
+                if not password or self.headers.get("Proxy-Authorization") == right:
+                    return True
+                self.send_response(407)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return False
+
+            def do_CONNECT(self) -> None:
+                if not self.allowed():
+                    return
+                host, _colon, port = server.rpartition(":")
+                with socket.create_connection((host, int(port))) as far:
+                    self.send_response(200)
+                    self.end_headers()
+                    back = threading.Thread(target=self.carry, args=(far, self.connection), daemon=True)
+                    back.start()
+                    self.carry(self.connection, far)
+                    back.join()
+                self.close_connection = True
+
+            @staticmethod
+            def carry(source: socket.socket, target: socket.socket) -> None:
+                with contextlib.suppress(OSError):
+                    while data := source.recv(65536):
+                        target.sendall(data)
+                    target.shutdown(socket.SHUT_WR)
+
+            def do_GET(self) -> None:
+                if not self.allowed():
+                    return
+                connection = http.client.HTTPConnection(server, timeout=10)
+                path = urllib.parse.urlsplit(self.path)
+                connection.request(self.command, path.path, headers={k: v for k, v in self.headers.items() if not k.startswith("Proxy-")})
+                answer = connection.getresponse()
+                self.send_response(answer.status)
+                for name, value in answer.getheaders():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(answer.read())
+
+            do_HEAD = do_GET
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.address = f"127.0.0.1:{self.server.server_address[1]}"
+        self.url = f"http://user:{password}@{self.address}" if password else f"http://{self.address}"
+
+    def __enter__(self) -> Proxy:
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def certificate(directory: pathlib.Path, name: str) -> pathlib.Path:
+    """A new certificate for this name, such as IP:192.0.2.1, which nobody trusts yet, and its key, in one file."""
+    path = directory / "certificate.pem"
+    names = ["-subj", "/CN=test", "-addext", f"subjectAltName={name}"]
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", *names]
+    subprocess.run([*made, "-keyout", str(directory / "key.pem"), "-out", str(path)], check=True, capture_output=True)
+    with open(path, "a", encoding="ascii") as file:
+        file.write((directory / "key.pem").read_text(encoding="ascii"))
+    return path
 
 
 # images

@@ -11,6 +11,7 @@ import http.server
 import io
 import json
 import os
+import pathlib
 import platform
 import re
 import shutil
@@ -55,6 +56,46 @@ def node_base() -> Tree:
         "usr/local/bin/entrypoint": (b"#!/bin/sh\n", 0o755),
         "kind": 0o755,
     }
+
+
+# what is tested with: a containerd that is at least version 2, and this host's own where that is older
+
+
+def version_of(containerd: str) -> tuple[int, ...]:
+    words = subprocess.run([containerd, "--version"], capture_output=True, text=True, check=True).stdout.split()
+    return tuple(int(n) for n in re.findall(r"\d+", words[2])[:2])
+
+
+def new_containerd() -> pathlib.Path:
+    """The directory of containerd and ctr, version 2 or newer: this host's, or those of Debian's packages, kept for the next run."""
+    mine = shutil.which("containerd")
+    if mine and version_of(mine) >= (2, 0):
+        return pathlib.Path(mine).parent
+    kept = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "nodeforge" / "tests" / f"containerd-{ARCH}"
+    if (kept / "usr" / "bin" / "ctr").exists():
+        return kept / "usr" / "bin"
+    work = kept.with_name(kept.name + ".new")
+    shutil.rmtree(work, ignore_errors=True)
+    for directory in ("lists/partial", "cache/archives/partial"):
+        (work / "apt" / directory).mkdir(parents=True)
+
+    def run(*command: str) -> str:
+        return subprocess.run(command, cwd=work / "apt", check=True, text=True, stdout=subprocess.PIPE).stdout
+
+    # the mirror is the one that this host uses
+    targets = run("apt-get", "indextargets", "--format", "$(ORIGIN) $(REPO_URI)", "Created-By: Packages").split("\n")
+    mirror = next(target.split()[1] for target in targets if target.startswith("Debian ") and "security" not in target)
+    (work / "apt" / "sources").write_text(f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} sid main\n")
+    options = ["-o", "Dir::Etc::sourceparts=-", "-o", f"Dir::Etc::sourcelist={work}/apt/sources", "-o", "APT::Sandbox::User="]
+    options += ["-o", f"Dir::State::Lists={work}/apt/lists", "-o", f"Dir::Cache={work}/apt/cache", "-o", "Acquire::Languages=none"]
+    run("apt-get", *options, "-qq", "update")
+    run("apt-get", *options, "-qq", "download", "containerd")
+    (package,) = (work / "apt").glob("containerd_*.deb")
+    run("dpkg", "-x", str(package), str(work))
+    shutil.rmtree(work / "apt")
+    shutil.rmtree(kept, ignore_errors=True)
+    work.rename(kept)
+    return kept / "usr" / "bin"
 
 
 def layer(tree: Tree) -> bytes:

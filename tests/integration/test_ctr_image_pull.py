@@ -10,10 +10,8 @@ import io
 import json
 import os
 import pathlib
-import re
 import shutil
 import signal
-import subprocess
 import tarfile
 import threading
 import time
@@ -22,7 +20,7 @@ import typing as t
 import docker
 import pytest
 import small_base
-from faulty_registry import Fault, FaultyRegistry, Layout
+from faulty_registry import Fault, FaultyRegistry, Layout, Proxy, certificate
 from small_base import ARCH, FOREIGN, PLATFORM
 
 PREFIX = f"nodeforge-test-e{os.getpid()}"
@@ -39,43 +37,6 @@ Args = dict[str, t.Any]
 
 
 # what is tested: a container whose containerd is at least version 2, and one with this host's own where that is older
-
-
-def version_of(containerd: str) -> tuple[int, ...]:
-    words = subprocess.run([containerd, "--version"], capture_output=True, text=True, check=True).stdout.split()
-    return tuple(int(n) for n in re.findall(r"\d+", words[2])[:2])
-
-
-def new_containerd() -> pathlib.Path:
-    """The directory of containerd and ctr, version 2 or newer: this host's, or those of Debian's packages, kept for the next run."""
-    mine = shutil.which("containerd")
-    if mine and version_of(mine) >= (2, 0):
-        return pathlib.Path(mine).parent
-    kept = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "nodeforge" / "tests" / f"containerd-{ARCH}"
-    if (kept / "usr" / "bin" / "ctr").exists():
-        return kept / "usr" / "bin"
-    work = kept.with_name(kept.name + ".new")
-    shutil.rmtree(work, ignore_errors=True)
-    for directory in ("lists/partial", "cache/archives/partial"):
-        (work / "apt" / directory).mkdir(parents=True)
-
-    def run(*command: str) -> str:
-        return subprocess.run(command, cwd=work / "apt", check=True, text=True, stdout=subprocess.PIPE).stdout
-
-    # the mirror is the one that this host uses
-    targets = run("apt-get", "indextargets", "--format", "$(ORIGIN) $(REPO_URI)", "Created-By: Packages").split("\n")
-    mirror = next(target.split()[1] for target in targets if target.startswith("Debian ") and "security" not in target)
-    (work / "apt" / "sources").write_text(f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} sid main\n")
-    options = ["-o", "Dir::Etc::sourceparts=-", "-o", f"Dir::Etc::sourcelist={work}/apt/sources", "-o", "APT::Sandbox::User="]
-    options += ["-o", f"Dir::State::Lists={work}/apt/lists", "-o", f"Dir::Cache={work}/apt/cache", "-o", "Acquire::Languages=none"]
-    run("apt-get", *options, "-qq", "update")
-    run("apt-get", *options, "-qq", "download", "containerd")
-    (package,) = (work / "apt").glob("containerd_*.deb")
-    run("dpkg", "-x", str(package), str(work))
-    shutil.rmtree(work / "apt")
-    shutil.rmtree(kept, ignore_errors=True)
-    work.rename(kept)
-    return kept / "usr" / "bin"
 
 
 @pytest.fixture(scope="session")
@@ -95,13 +56,13 @@ def make_base(client: docker.DockerClient, name: str, binaries: pathlib.Path | N
 
 @pytest.fixture(scope="session")
 def base(client: docker.DockerClient) -> str:
-    return make_base(client, "base", new_containerd())
+    return make_base(client, "base", small_base.new_containerd())
 
 
 @pytest.fixture(scope="session")
 def old_base(client: docker.DockerClient) -> str:
     mine = shutil.which("containerd")
-    if not mine or version_of(mine) >= (2, 0):
+    if not mine or small_base.version_of(mine) >= (2, 0):
         pytest.skip("this host has no containerd 1.x")
     return make_base(client, "old", pathlib.Path(mine).parent)
 
@@ -188,6 +149,19 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 @pytest.fixture
 def registry(layout: Layout) -> t.Iterator[FaultyRegistry]:
     with FaultyRegistry(layout) as registry:
+        yield registry
+
+
+@pytest.fixture
+def address(client: docker.DockerClient) -> str:
+    """An address of this machine that is not its loopback address, as that of another one."""
+    return client.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]
+
+
+@pytest.fixture
+def far(layout: Layout, address: str) -> t.Iterator[FaultyRegistry]:
+    """A registry that is not one of this machine's own."""
+    with FaultyRegistry(layout, address) as registry:
         yield registry
 
 
@@ -319,13 +293,13 @@ def test_a_running_containerd_stays(run_module: t.Any, node: Node, registry: Fau
         assert node.run("ls", "/run").split() == ["containerd", "nri"]
 
 
-def test_an_older_containerd_does(run_module: t.Any, start: t.Any, old_base: str, registry: FaultyRegistry, archive: t.Any, tmp_path: pathlib.Path) -> None:
+def test_an_older_containerd_does(run_module: t.Any, start: t.Any, old_base: str, far: FaultyRegistry, archive: t.Any, tmp_path: pathlib.Path) -> None:
     node = start(old_base)
     args = {
         "container": node.name,
         "images": [ETCD, KUBE_PROXY],
         "archives": [archive(f"registry.k8s.io/kube-proxy-{ARCH}:v1.37.2"), {"path": archive(None, 8, name="b.tar"), "ref": "example.com/b:1"}],
-        "mirrors": mirrors(registry),
+        "mirrors": mirrors(far),
         "cache_dir": str(tmp_path / "cache"),
     }
     for check, changed in ((True, True), (False, True), (True, False), (False, False)):
@@ -510,6 +484,14 @@ def test_trouble_that_lasts(pull: t.Any, node: Node, registry: FaultyRegistry, f
     assert actions(pull(images=[PAUSE])) == {PAUSE: "pulled"}
 
 
+def test_a_registry_tells_how_long_to_wait(pull: t.Any, registry: FaultyRegistry) -> None:
+    body = json.dumps({"errors": [{"code": "TOOMANYREQUESTS", "message": "retry-after: 2.5s, allowed: 1/second"}]}).encode()
+    registry.faults.append(Fault("status", times=20, status=429, headers={"Content-Type": "application/json"}, body=body))
+    began = time.monotonic()
+    assert pull(images=[PAUSE])["images"][0]["attempts"] > 1
+    assert time.monotonic() - began > 2.5
+
+
 def test_one_failure_does_not_hide_what_came(pull: t.Any, node: Node) -> None:
     refs = [PAUSE, "registry.k8s.io/no:1", "registry.k8s.io/no:2"]
     result = pull(images=refs)
@@ -555,7 +537,7 @@ SECRET = "s3cret-word"
 
 
 @contextlib.contextmanager
-def watched() -> t.Iterator[list[str]]:
+def watched(*where: str) -> t.Iterator[list[str]]:
     """Collects all command lines and environments of this machine that hold the secret, while it lasts."""
     found: list[str] = []
     end = threading.Event()
@@ -564,7 +546,7 @@ def watched() -> t.Iterator[list[str]]:
     def watch() -> None:
         while not end.is_set():
             for process in pathlib.Path("/proc").glob("[0-9]*"):
-                for name in ("cmdline", "environ"):
+                for name in where or ("cmdline", "environ"):
                     with contextlib.suppress(OSError):
                         content = (process / name).read_bytes()
                         if any(word in content for word in encoded):
@@ -595,6 +577,9 @@ def test_credentials(pull: t.Any, node: Node, registry: FaultyRegistry, bearer: 
         assert word not in told
         # neither in a file nor in a database of the container
         assert node.run("grep", "-r", "-l", word, "/run", "/tmp", "/var", "/etc", check=False) == ""
+    image = node.container.commit(f"{PREFIX}:committed")
+    saved = b"".join(image.save(chunk_size=1 << 20))
+    assert SECRET.encode() not in saved and b"dXNlcjpzM2NyZXQtd29yZA" not in saved and b"io.cri-containerd.pinned" in saved
 
 
 def test_credentials_go_to_their_host_only(pull: t.Any, registry: FaultyRegistry) -> None:
@@ -603,12 +588,81 @@ def test_credentials_go_to_their_host_only(pull: t.Any, registry: FaultyRegistry
     assert result.failed and "(401)" in result["msg"]
 
 
+@pytest.mark.parametrize("kind", ["auths", "store", "helper"])
+def test_credentials_of_docker(pull: t.Any, node: Node, registry: FaultyRegistry, tmp_path: pathlib.Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.credentials, registry.bearer = f"user:{SECRET}", True
+    # what the helper is asked, and its answer
+    helper = tmp_path / "docker-credential-test"
+    helper.write_text(f'#!/bin/sh\nread host; [ "$1 $host" = "get {registry.address}" ] && cat "{tmp_path}/secret" || echo "credentials not found"\n')
+    helper.chmod(0o755)
+    (tmp_path / "secret").write_text(json.dumps({"ServerURL": registry.address, "Username": "user", "Secret": SECRET}))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    configs = {
+        "auths": {"auths": {f"http://{registry.address}/v1/": {"auth": "dXNlcjpzM2NyZXQtd29yZA=="}, "https://index.docker.io/v1/": {}}},
+        "store": {"credsStore": "test"},
+        "helper": {"credsStore": "none", "credHelpers": {registry.address: "test"}},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(configs[kind]))
+    with watched() as seen:
+        result = pull(images=[PAUSE], docker_config=str(tmp_path))
+    assert actions(result) == {PAUSE: "pulled"} and "warnings" not in result, result
+    assert seen == [] and SECRET not in json.dumps(result)
+    assert node.run("grep", "-r", "-l", SECRET, "/run", "/tmp", "/var", "/etc", check=False) == ""
+    # given ones go before
+    wrong = [{"registry": registry.address, "username": "user", "password": "wr0ng"}]
+    assert "refused the credentials" in pull(images=[ETCD], docker_config=str(tmp_path), credentials=wrong)["msg"]
+
+
+def test_docker_credentials_that_are_of_no_use(pull: t.Any, tmp_path: pathlib.Path, registry: FaultyRegistry) -> None:
+    """A warning, not a failure: the registry may need none."""
+    for config, text in (
+        ("{", "config.json\" cannot be read"),
+        ('{"credsStore": "nodeforge-none"}', "docker-credential-nodeforge-none, which "),
+        (json.dumps({"auths": {registry.address: {"identitytoken": "x"}}}), f"has an identity token for {registry.address}"),
+    ):
+        (tmp_path / "config.json").write_text(config)
+        result = pull(images=[f"registry.k8s.io/many-{len(text) % 6}:1"], docker_config=str(tmp_path))
+        assert not result.failed and text in json.dumps(result["warnings"]).replace("\\", ""), result
+
+
+def test_passwords_go_only_where_nobody_reads_them(pull: t.Any, registry: FaultyRegistry, far: FaultyRegistry) -> None:
+    far.credentials = registry.credentials = f"user:{SECRET}"
+    given = [{"registry": host.address, "username": "user", "password": SECRET} for host in (far, registry)]
+    result = pull(images=[PAUSE], mirrors=mirrors(far), credentials=given)
+    assert result.failed and f'The password of "user" would go to {far.address} without TLS, for all to read: write its URL with https://' in result["msg"]
+    assert far.requests == []
+    registry.bearer = True
+    for realm in ("https://tokens.example.com/token", f"{far.url}/token", "", "nonsense", "file:///etc/passwd"):
+        registry.realm = realm or " "
+        result = pull(images=[PAUSE], credentials=given[1:])
+        assert result.failed and f"{registry.address} sends logins to " in result["msg"] and "name that host in credentials, too" in result["msg"], result
+    assert far.requests == [] and SECRET not in json.dumps(result)
+
+
+def test_an_authority_of_ones_own(pull: t.Any, node: Node, layout: Layout, address: str, tmp_path: pathlib.Path) -> None:
+    path = certificate(tmp_path, f"IP:{address}")
+    with FaultyRegistry(layout, address, path) as registry:
+        result = pull(images=[PAUSE], mirrors=mirrors(registry), retries=0)
+        assert result.failed and "its certificate is not trusted (" in result["msg"] and "give the authority's certificate in ca_files" in result["msg"], result
+        args: Args = {"mirrors": {"registry.k8s.io": ["https://127.0.0.1:1", registry.url]}, "ca_files": {registry.address: str(path)}}
+        assert actions(pull(images=[PAUSE], **args)) == {PAUSE: "pulled"}
+        # its token service is behind the same authority
+        registry.credentials, registry.bearer = f"user:{SECRET}", True
+        credentials = [{"registry": registry.address, "username": "user", "password": SECRET}]
+        assert actions(pull(images=[ETCD], credentials=credentials, **args)) == {ETCD: "pulled"}
+    for given, text in (("/nowhere", "cannot be read: No such file or directory"), (str(tmp_path / "key.pem"), "holds no certificate")):
+        result = pull(images=[PAUSE], ca_files={"x": given})
+        assert result.failed and text in result["msg"], result
+
+
 # the cache
 
 
-def test_the_cache_replaces_the_network(pull: t.Any, run_module: t.Any, start: t.Any, base: str, layout: Layout, tmp_path: pathlib.Path) -> None:
+def test_the_cache_replaces_the_network(
+    pull: t.Any, run_module: t.Any, start: t.Any, base: str, layout: Layout, far: FaultyRegistry, tmp_path: pathlib.Path
+) -> None:
     cache = tmp_path / "a" / "cache"
-    args = {"images": [ETCD, PAUSE], "cache_dir": str(cache)}
+    args = {"images": [ETCD, PAUSE], "cache_dir": str(cache), "mirrors": mirrors(far)}
     assert actions(pull(check=True, **args)) == {ETCD: "pulled", PAUSE: "pulled"}
     assert not cache.exists()
     online = pull(**args)
@@ -641,23 +695,168 @@ def test_the_cache_replaces_the_network(pull: t.Any, run_module: t.Any, start: t
     assert not blob.exists()
     result = run_module("ctr_image_pull", {**offline, "container": third.name, "mirrors": {}, "images": [ETCD]})
     assert not result["changed"]
-    with FaultyRegistry(layout) as registry:
-        result = run_module("ctr_image_pull", {**offline, "container": third.name, "mirrors": mirrors(registry)})
+    result = run_module("ctr_image_pull", {**offline, "container": third.name, "mirrors": mirrors(far)})
     assert actions(result) == {ETCD: "present", PAUSE: "pulled"}
     assert blob.read_bytes() == content
 
 
-def test_a_damaged_cache_is_told(pull: t.Any, node: Node, tmp_path: pathlib.Path, start: t.Any, base: str, run_module: t.Any, registry: FaultyRegistry) -> None:
-    args = {"images": [PAUSE], "cache_dir": str(tmp_path / "cache"), "mirrors": mirrors(registry)}
+def test_a_damaged_cache_is_told(pull: t.Any, node: Node, tmp_path: pathlib.Path, start: t.Any, base: str, run_module: t.Any, far: FaultyRegistry) -> None:
+    args = {"images": [PAUSE], "cache_dir": str(tmp_path / "cache"), "mirrors": mirrors(far)}
     pull(**args)
     largest = max((tmp_path / "cache" / "blobs").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
     largest.write_bytes(bytes(largest.stat().st_size))
     result = run_module("ctr_image_pull", {**args, "container": start(base).name})
     assert actions(result) == {PAUSE: "pulled"}
     assert result["actions"] == [f"Dropped the damaged blob sha256:{largest.name} of image {PAUSE} from the cache", f"Pulled image {PAUSE}"]
-    # a list of images that makes no sense is an empty one
+    # a list of images that makes no sense is an empty one, in whole or in part
+    (tmp_path / "cache" / "index.json").write_text('{"manifests": [3, {"annotations": []}, {"annotations": "x"}]}')
+    assert actions(run_module("ctr_image_pull", {**args, "container": start(base).name})) == {PAUSE: "pulled"}
     (tmp_path / "cache" / "index.json").write_text("{")
     assert actions(run_module("ctr_image_pull", {**args, "container": start(base).name})) == {PAUSE: "pulled"}
+
+
+def test_check_mode_makes_no_cache(pull: t.Any, tmp_path: pathlib.Path) -> None:
+    assert pull(check=True, images=[PAUSE], cache_dir=str(tmp_path))["changed"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_this_machine_serves_is_not_cached(pull: t.Any, registry: FaultyRegistry, far: FaultyRegistry, tmp_path: pathlib.Path) -> None:
+    args = {"images": [ETCD, PAUSE], "cache_dir": str(tmp_path), "mirrors": {"registry.k8s.io": [registry.url, far.url]}}
+    registry.faults.append(Fault("status", "/etcd/manifests/", -1, 404, method="*"))
+    assert actions(pull(**args)) == {ETCD: "pulled", PAUSE: "pulled"}
+    names = [m["annotations"]["org.opencontainers.image.ref.name"] for m in json.loads((tmp_path / "index.json").read_text())["manifests"]]
+    assert names == [ETCD]
+    # nor is another machine asked for it, not even for a token
+    assert not [request for request in far.requests if "/pause/" in request]
+
+
+def test_a_registry_of_this_machine_that_wants_a_password(pull: t.Any, registry: FaultyRegistry, tmp_path: pathlib.Path) -> None:
+    registry.credentials, registry.bearer = f"user:{SECRET}", True
+    args = {"images": [PAUSE], "offline": True, "cache_dir": str(tmp_path)}
+    assert f"With offline, {PAUSE} is missing" in pull(**args)["msg"]
+    assert f"With offline, {PAUSE} is missing" in pull(**args, credentials=[{"registry": registry.address, "username": "user", "password": "wr0ng"}])["msg"]
+    assert actions(pull(**args, credentials=[{"registry": registry.address, "username": "user", "password": SECRET}])) == {PAUSE: "pulled"}
+    assert not (tmp_path / "index.json").exists()
+
+
+def test_offline(
+    pull: t.Any, node: Node, registry: FaultyRegistry, far: FaultyRegistry, archive: t.Any, tmp_path: pathlib.Path, start: t.Any, base: str
+) -> None:
+    """Other machines are not asked; all that is missing is named at once, before anything has come."""
+    args: Args = {"images": [ETCD, PAUSE, "tool", KUBE_PROXY], "archives": [archive(KUBE_PROXY)], "offline": True}
+    args.update(cache_dir=str(tmp_path / "cache"), mirrors={"registry.k8s.io": [far.url], "docker.io": [registry.url]})
+    began = time.monotonic()
+    for check in (True, False):
+        result = pull(check=check, **args)
+        assert result.failed and f"With offline, {ETCD}, {PAUSE} are missing for {PLATFORM}, neither in the cache" in result["msg"], result
+    assert time.monotonic() - began < 10
+    assert actions(result) == dict.fromkeys([ETCD, PAUSE, HUB, KUBE_PROXY], "failed")
+    assert far.requests == []
+    with node.containerd():
+        assert node.images() == {}
+    assert pull(**{**args, "offline": False})["changed"]
+    far.requests.clear()
+    expected = {ETCD: "cached", PAUSE: "cached", HUB: "pulled", KUBE_PROXY: "imported"}
+    assert actions(pull(**{**args, "container": start(base).name})) == expected
+    assert far.requests == []
+
+
+def test_the_second_run_needs_no_registry(pull: t.Any, layout: Layout, address: str, tmp_path: pathlib.Path, start: t.Any, base: str) -> None:
+    with FaultyRegistry(layout, address) as far:
+        args = {"images": [ETCD, PAUSE, "tool"], "cache_dir": str(tmp_path), "mirrors": mirrors(far)}
+        assert pull(**args)["changed"]
+    assert set(actions(pull(**{**args, "container": start(base).name})).values()) == {"cached"}
+
+
+# the engine's own images
+
+
+def test_images_of_the_engine(pull: t.Any, node: Node, client: docker.DockerClient, archive: t.Any, tmp_path: pathlib.Path) -> None:
+    short = f"{PREFIX}-app:1"
+    full = f"docker.io/library/{short}"
+    small_base.load(client, short, {"app": (b"one" * 1000000, 0o755)})
+    args = {"archives": [{"engine": short}, {"engine": short, "ref": "example.com/other:1"}], "images": [short]}
+    assert actions(pull(check=True, **args)) == {full: "imported", "example.com/other:1": "imported"}
+    result = pull(**args)
+    assert actions(result) == {full: "imported", "example.com/other:1": "imported"}
+    assert f"Imported image {full} from the engine" in result["actions"]
+    with node.containerd():
+        assert node.images() == {full: True, "example.com/other:1": True}
+    assert not pull(**args)["changed"]
+    # as docker save names it in a file of its own
+    saved = tmp_path / "saved.tar"
+    saved.write_bytes(b"".join(client.images.get(short).save(named=True)))
+    assert not pull(archives=[str(saved)])["changed"]
+    # built anew
+    wanted = client.images.get(short).id
+    small_base.load(client, short, {"app": (b"two", 0o755)})
+    result = pull(archives=[{"engine": short, "id": wanted}])
+    assert result.failed and f'The image "{full}" in the engine has another id than the one that is wanted ({wanted})' in result["msg"]
+    assert actions(pull(archives=[{"engine": short}])) == {full: "imported"}
+    with node.containerd():
+        manifest = json.loads(node.ctr("content", "get", next(line.split()[2] for line in node.ctr("images", "ls").splitlines() if full in line)))
+    assert manifest["config"]["digest"] == client.images.get(short).id
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ({"engine": f"{PREFIX}-none:1"}, f'The image "docker.io/library/{PREFIX}-none:1" is not in the engine at '),
+        ({"engine": f"x@sha256:{'0' * 64}"}, "is named by a digest, which its export does not keep: name it by its tag"),
+        ({"engine": "sha256:" + "0" * 64}, "is an id, not a reference"),
+        ({"engine": 3}, "archives holds {'engine': 3}: give paths, or dictionaries with path (or engine)"),
+        ({"engine": f"{PREFIX}-foreign:1"}, f"in the engine is for linux/{FOREIGN}, not for {PLATFORM}: build it for that platform"),
+    ],
+)
+def test_bad_images_of_the_engine(pull: t.Any, client: docker.DockerClient, entry: Args, text: str) -> None:
+    small_base.load(client, f"{PREFIX}-foreign:1", {"app": (b"x", 0o755)}, FOREIGN)
+    result = pull(archives=entry)
+    assert result.failed and text in result["msg"], result
+
+
+# proxies
+
+
+def test_proxies(run_module: t.Any, node: Node, registry: FaultyRegistry, tmp_path: pathlib.Path) -> None:
+    args = {"container": node.name, "images": [PAUSE], "mirrors": {"registry.k8s.io": ["http://registry.test"]}, "retries": 0}
+    with Proxy(registry.address, SECRET) as proxy:
+        env = {"HTTP_PROXY": proxy.url, "http_proxy": "", "NO_PROXY": "", "no_proxy": ""}
+        result = run_module("ctr_image_pull", args, env={**env, "HTTP_PROXY": f"http://{proxy.address}"})
+        assert result.failed and "the proxy on the way does not let it through; correct HTTPS_PROXY or NO_PROXY" in result["msg"], result
+        with watched("cmdline") as seen:
+            result = run_module("ctr_image_pull", args, env=env)
+        assert actions(result) == {PAUSE: "pulled"}, result
+        assert seen == [] and SECRET not in json.dumps(result)
+        assert any(path.startswith("http://registry.test/v2/pause/blobs/") for path in proxy.requests)
+    # it was for the pull only
+    assert "PROXY" not in json.dumps(node.container.attrs).upper()
+    assert node.run("grep", "-r", "-l", SECRET, "/run", "/tmp", "/var", "/etc", check=False) == ""
+    dead = {"HTTPS_PROXY": "http://127.0.0.1:1", "https_proxy": ""}
+    result = run_module("ctr_image_pull", {**args, "images": [ETCD], "mirrors": {}}, env=dead)
+    assert result.failed and "from registry.k8s.io failed: the proxy on the way does not let it through" in result["msg"], result
+    # a registry of this machine is never asked by way of it
+    assert run_module("ctr_image_pull", {**args, "images": [ETCD], "mirrors": mirrors(registry)}, env={**dead, "HTTP_PROXY": "http://127.0.0.1:1"})["changed"]
+
+
+def test_a_proxy_for_tls(run_module: t.Any, node: Node, layout: Layout, tmp_path: pathlib.Path) -> None:
+    """The usual case: a registry far away, a tunnel that wants a password, credentials, and an authority of one's own."""
+    path = certificate(tmp_path, "DNS:registry.test")
+    with FaultyRegistry(layout, certificate=path) as registry, Proxy(registry.address, SECRET) as proxy:
+        registry.credentials, registry.bearer, registry.realm = "user:other-word", True, "https://registry.test/token"
+        args = {
+            "container": node.name,
+            "images": [PAUSE],
+            "mirrors": {"registry.k8s.io": ["https://registry.test"]},
+            "ca_files": {"registry.test": str(path)},
+            "credentials": [{"registry": "registry.test", "username": "user", "password": "other-word"}],
+        }
+        env = {"HTTPS_PROXY": proxy.url, "https_proxy": proxy.url, "NO_PROXY": "", "no_proxy": ""}
+        with watched("cmdline") as seen:
+            result = run_module("ctr_image_pull", args, env=env)
+        assert actions(result) == {PAUSE: "pulled"}, result
+        assert seen == [] and set(proxy.requests) == {"registry.test:443"}
+        result = run_module("ctr_image_pull", {**args, "images": [ETCD]}, env={**env, "NO_PROXY": "registry.test", "no_proxy": "registry.test"})
+        assert result.failed and "from registry.test failed" in result["msg"], result
 
 
 # containers

@@ -10,6 +10,7 @@ import http.server
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -418,6 +419,93 @@ def test_real_node(run_module, args, client) -> None:
     assert config["Entrypoint"] == ["/usr/local/bin/entrypoint", "/sbin/init"] and config["StopSignal"] == "SIGRTMIN+3"
 
 
+# a node image as base
+
+SERVERS = ("kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler")
+HELD = ["registry.k8s.io/kube-apiserver:v1.37.2", "registry.k8s.io/etcd:3.7.0-0", "localhost/pause:1", "docker.io/test/extra:v7"]
+
+
+@pytest.fixture
+def node_base(args, client, tmp_path) -> dict[str, t.Any]:
+    """Options for a variant of a node image that has all a node has."""
+    tree = {
+        **small_base.node_base(),
+        "kind/version": (b"v1.37.2", 0o644),
+        "kind/manifests/default-cni.yaml": (b"- image: docker.io/test/cni-of-the-base:v3\n", 0o644),
+        "usr/bin/kubelet": (b"#!/bin/sh\necho the base's\n", 0o755),
+        "usr/bin/kubeadm": (KUBEADM.encode(), 0o755),
+    }
+    labels = {"io.nodeforge.images": ",".join(HELD), "io.nodeforge.kubernetes-version": "v1.37.2"}
+    args["image"] = small_base.load(client, f"{PREFIX}:nodeimage", tree, Entrypoint=["/usr/local/bin/entrypoint", "/sbin/init"], Labels=labels)
+    for option in ("version", "cni_manifest", "storage_manifest", "extra_images", "archives"):
+        del args[option]
+    args["binaries"] = {"kubelet": args["binaries"]["kubelet"]}
+    args["files"] = []
+    return args
+
+
+def server_archives(tmp_path: pathlib.Path, version: str, *names: str) -> dict[str, str]:
+    for name in names:
+        content = small_base.archive(f"registry.k8s.io/{name}-{ARCH}:{version.replace('+', '_')}", {"x": (name.encode(), 0o755)})
+        (tmp_path / f"{name}.tar").write_bytes(content)
+    return {name: str(tmp_path / f"{name}.tar") for name in names}
+
+
+def test_a_variant_keeps_all_else(run_module, node_base, client, tmp_path) -> None:
+    predicted = run_module("kind_node_prepare", node_base, check=True, diff=True)
+    made = run_module("kind_node_prepare", node_base, diff=True)
+    for key in ("changed", "actions", "diff", "fingerprint", "version", "archives", "built_images"):
+        assert predicted[key] == made[key], key
+    assert predicted["required_images"] is None  # only a container that runs could tell
+    assert made["version"] == made["labels"]["org.opencontainers.image.version"] == "v1.37.2"
+    # kubeadm's, the base's own manifest's, and what else the base holds
+    assert made["required_images"] == [*REQUIRED, "docker.io/test/cni-of-the-base:v3", "docker.io/test/extra:v7"]
+    assert list(made["diff"]["after"]["files"]) == ["/usr/bin/kubelet"]
+    container = client.containers.get(made["container"]["id"])
+    assert shell(container, "/usr/bin/kubelet; cat /kind/version") == f"kubelet {tmp_path}\nv1.37.2"
+    assert not run_module("kind_node_prepare", node_base)["changed"]
+
+    commit = {"container": made["container"]["id"], "name": node_base["node_image"], **{key: made[key] for key in ("changes", "labels", "fingerprint")}}
+    assert run_module("docker_commit", commit)["changed"]
+    run_module("kind_node_prepare", {"name": node_base["name"], "state": "absent"})
+    again = run_module("kind_node_prepare", node_base)
+    assert again["up_to_date"] and {key: again[key] for key in ("version", "required_images", "archives")} == {
+        key: made[key] for key in ("version", "required_images", "archives")
+    }
+
+
+def test_a_part_of_the_control_plane_goes_by_the_old_name(run_module, node_base, tmp_path) -> None:
+    node_base["archives"] = server_archives(tmp_path, "v1.38.0-alpha.1+abc", "kube-apiserver", "kube-proxy")
+    made = run_module("kind_node_prepare", node_base)
+    assert made["version"] == "v1.37.2"
+    assert made["built_images"] == ["registry.k8s.io/kube-apiserver:v1.37.2", "registry.k8s.io/kube-proxy:v1.37.2"]
+    assert {name: entry["ref"] for name, entry in made["archives"].items()} == {
+        "kube-apiserver": "registry.k8s.io/kube-apiserver:v1.37.2",
+        "kube-proxy": "registry.k8s.io/kube-proxy:v1.37.2",
+    }
+
+
+def test_all_of_the_control_plane_brings_its_version(run_module, node_base, client, tmp_path) -> None:
+    node_base["archives"] = server_archives(tmp_path, "v1.37.3+abc", *SERVERS)
+    (tmp_path / "kubeadm").write_text(KUBEADM.replace("v1.37.2", "v1.37.3+abc").replace("apiserver:v1.37.3+abc", "apiserver:v1.37.3_abc"))
+    node_base["binaries"]["kubeadm"] = str(tmp_path / "kubeadm")
+    made = run_module("kind_node_prepare", node_base)
+    assert made["version"] == "v1.37.3+abc" and "registry.k8s.io/kube-proxy:v1.37.3_abc" in made["built_images"]
+    assert shell(client.containers.get(made["container"]["id"]), "cat /kind/version") == "v1.37.3+abc"
+    # the old one is not needed any more
+    apiservers = [image for image in made["required_images"] if "apiserver" in image]
+    assert apiservers == ["registry.k8s.io/kube-apiserver:v1.37.3_abc"]
+    # a version that is given wins
+    (tmp_path / "kubeadm").write_text(KUBEADM)
+    assert run_module("kind_node_prepare", {**node_base, "version": "v1.37.2"})["version"] == "v1.37.2"
+
+
+def test_an_image_is_not_its_own_base(run_module, node_base) -> None:
+    for check in (True, False):
+        result = run_module("kind_node_prepare", {**node_base, "node_image": node_base["image"]}, check=check)
+        assert "is its own base" in result["msg"] and "another tag" in result["msg"]
+
+
 # another platform
 
 
@@ -458,7 +546,7 @@ def bad(path: str) -> list[t.Any]:
     """Option, value, what the sentence says."""
     return [
         ({"version": "1.37.2"}, 'The version "1.37.2" is not one of Kubernetes'),
-        ({"version": None}, "The option version is missing"),
+        ({"version": None}, "The option version is missing: the base image"),
         ({"image": None}, "The option image is missing"),
         ({"image": ""}, "The option image is missing"),
         ({"image": "Not/Lower:1"}, 'write "not/lower:1"'),
@@ -622,3 +710,135 @@ def test_engine_too_old(run_module, args) -> None:
         result = run_module("kind_node_prepare", {**args, "docker_host": f"tcp://127.0.0.1:{server.server_address[1]}"})
         server.shutdown()
     assert "is version 19.03.1 (API 1.40)" in result["msg"]
+
+
+# extra images
+
+
+def test_extra_images_count_by_content(run_module, args, client, tmp_path) -> None:
+    """Of an archive and of an image of the engine; where it lies, or when it was built, does not count."""
+    reference = f"{PREFIX}-app:1"
+    small_base.load(client, reference, {"app": (b"one", 0o755)})
+    archives = [tmp_path / "a.tar", tmp_path / "b.tar"]
+    for path in archives:
+        path.write_bytes(small_base.archive("example.com/team/app-one:1", {"app": (b"one", 0o755)}))
+
+    def prepare(*entries: t.Any, **more: t.Any) -> t.Any:
+        return run_module("kind_node_prepare", {**args, "extra_images": entries, **more}, check=True)
+
+    first = prepare({"archive": str(archives[0])}, {"engine": reference}, {"archive": str(archives[1]), "ref": "app:2"}, "busybox")
+    assert not first.failed, first
+    names = ["example.com/team/app-one:1", f"docker.io/library/{reference}", "docker.io/library/app:2", "docker.io/library/busybox:latest"]
+    assert first["required_images"][-4:] == names
+    digest = hashlib.sha256(archives[0].read_bytes()).hexdigest()
+    assert first["extra_archives"] == [
+        {"path": str(archives[0]), "sha256": digest},
+        {"engine": f"docker.io/library/{reference}", "id": client.images.get(reference).id},
+        {"path": str(archives[1]), "sha256": digest, "ref": "docker.io/library/app:2"},
+    ]
+    before = prepare({"archive": str(archives[0])})["fingerprint"]
+    assert prepare({"archive": str(archives[1]), "sha256": digest})["fingerprint"] == before
+    archives[1].write_bytes(small_base.archive("example.com/team/app-one:1", {"app": (b"two", 0o755)}))
+    assert prepare({"archive": str(archives[1])})["fingerprint"] != before
+    before = prepare({"engine": reference})["fingerprint"]
+    assert prepare({"engine": reference})["fingerprint"] == before
+    small_base.load(client, reference, {"app": (b"two", 0o755)})
+    assert prepare({"engine": reference})["fingerprint"] != before
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ({"archive": "/nowhere/x.tar"}, 'The image archive "/nowhere/x.tar" cannot be read: No such file or directory'),
+        ({"archive": __file__}, f'The image archive "{__file__}" is broken: it is no whole tar archive'),
+        ({"archive": __file__, "sha256": "0" * 64}, "is not the one that is wanted (its sha256 is "),
+        ({"engine": f"{PREFIX}-none:1"}, f'The image "docker.io/library/{PREFIX}-none:1" of extra_images is not in the engine at '),
+        ({"engine": "a", "archive": "b"}, "give a reference, or a dictionary with archive"),
+        ({"path": "b"}, "extra_images holds {'path': 'b'}: give a reference"),
+        (3, "extra_images holds 3: give a reference"),
+        ("a:b:c", 'The image in extra_images "a:b:c" is not an image reference'),
+    ],
+)
+def test_bad_extra_images(run_module, args, entry, text) -> None:
+    result = run_module("kind_node_prepare", {**args, "extra_images": [entry]})
+    assert result.failed and text in result["msg"], result
+
+
+# containerd's configuration
+
+
+def containerd_base(client: docker.DockerClient, tag: str, directory: pathlib.Path) -> str:
+    tree = {**small_base.node_base(), **small_base.host_tools(str(directory / "containerd"))}
+    del tree["usr/local/bin/containerd"]
+    return small_base.load(client, f"{PREFIX}:{tag}", tree)
+
+
+@pytest.fixture(scope="module")
+def new_base(client: docker.DockerClient, base: str) -> str:
+    return containerd_base(client, "containerd", small_base.new_containerd())
+
+
+LINES = '[plugins."io.containerd.grpc.v1.cri"]\n  max_container_log_line_size = 1234\n'
+
+
+def test_containerd_reads_the_drop_ins(run_module, args, client, new_base, tmp_path) -> None:
+    (tmp_path / "debug.toml").write_text('[debug]\n  level = "debug"\n')
+    args = {**args, "image": new_base, "containerd_config": [str(tmp_path / "debug.toml"), LINES]}
+    predicted = run_module("kind_node_prepare", args, check=True, diff=True)
+    first = run_module("kind_node_prepare", args, diff=True)
+    assert not first.failed and predicted["diff"] == first["diff"], first
+    assert "/etc/containerd/config.toml" in first["diff"]["after"]["files"]
+    container = client.containers.get(first["container"]["id"])
+    dump = shell(container, "containerd config dump")
+    assert "max_container_log_line_size = 1234" in dump and "level = 'debug'" in dump and "localhost/pause:1" in dump
+    for check in (True, False):
+        assert not run_module("kind_node_prepare", args, check=check)["changed"]
+    other = run_module("kind_node_prepare", {**args, "containerd_config": [LINES]}, check=True)
+    assert other["fingerprint"] != first["fingerprint"]
+    # another sandbox image is one that the node must hold
+    sandbox = LINES + '  sandbox_image = "example.com/pause:2"\n'
+    result = run_module("kind_node_prepare", {**args, "containerd_config": [sandbox]})
+    assert "example.com/pause:2" in result["required_images"] and "localhost/pause:1" not in result["required_images"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "text"),
+    [
+        (["[x\n"], "containerd of the base image does not take entry 0 of containerd_config: "),
+        ([LINES, LINES.replace("1234", '"x"')], "containerd of the base image does not take entry 0 of containerd_config or entry 1 of containerd_config: "),
+        ([LINES.replace("max_container", "max_nonsense")], "does not know max_nonsense_log_line_size in entry 0 of containerd_config: correct it"),
+        (["version = 3\n"], "The entry 0 of containerd_config is for version 3 of containerd's configuration, but the base image "),
+        (["/nowhere/x.toml"], 'The containerd_config "/nowhere/x.toml" cannot be read: No such file or directory'),
+    ],
+)
+def test_bad_containerd_configuration(run_module, args, client, new_base, entries, text) -> None:
+    result = run_module("kind_node_prepare", {**args, "image": new_base, "containerd_config": entries})
+    assert result.failed and text in result["msg"] and result["msg"].count("\n") == 0, result
+    assert ours(client) == []
+
+
+def test_an_older_containerd_takes_whole_sections_only(run_module, args, client, base) -> None:
+    mine = shutil.which("containerd")
+    if not mine or small_base.version_of(mine) >= (2, 0):
+        pytest.skip("this host has no containerd 1.x")
+    args = {**args, "image": containerd_base(client, "containerd-1", pathlib.Path(mine).parent)}
+    result = run_module("kind_node_prepare", {**args, "containerd_config": [LINES]})
+    assert result.failed and "loses other settings, such as the sandbox image localhost/pause:1: repeat the whole section" in result["msg"], result
+    assert not run_module("kind_node_prepare", {**args, "containerd_config": [f'{LINES}  sandbox_image = "localhost/pause:1"\n']}).failed
+
+
+# without a network
+
+
+def test_offline_names_all_that_is_missing(run_module, args, tmp_path) -> None:
+    args = {**args, "image": f"{PREFIX}-none:1", "offline": True, "cache_dir": str(tmp_path / "none"), "inputs": {"docker.io/test/netd:v1": "sha256:0"}}
+    began = time.monotonic()
+    for check in (True, False):
+        result = run_module("kind_node_prepare", args, check=check)
+        assert result.failed and result["msg"] == (
+            f'With offline, these are missing: the base image "docker.io/library/{PREFIX}-none:1", the image docker.io/test/storage:v1, '
+            "the image docker.io/library/busybox:1, the image registry.k8s.io/etcd:3.7.0-0; load them, or run once with the network"
+        ), result
+    assert time.monotonic() - began < 5
+    assert not (tmp_path / "none").exists()
+    assert not run_module("kind_node_prepare", {**args, "image": BASE}).failed

@@ -33,9 +33,9 @@ def test_images() -> None:
 
 
 def test_sections() -> None:
-    table, sections = containerd.parse_sections('REF TYPE\nx y\n\n@blobs\na\nb\n\n@sha256:1\n{"mail": "x@y"}\n@sha256:2\n')
+    table, sections = containerd.parse_sections('REF TYPE\nx y\n\n@blobs\na\nb\n\n@sha256:1\n{"mail": "x@y"}\n\n@sha256:2\n')
     assert table.split() == ["REF", "TYPE", "x", "y"]
-    assert sections == {"blobs": "a\nb", "sha256:1": '{"mail": "x@y"}', "sha256:2": ""}
+    assert sections == {"blobs": "a\nb\n", "sha256:1": '{"mail": "x@y"}\n', "sha256:2": ""}  # its own newline is a part of it
 
 
 def test_filters_are_exact() -> None:

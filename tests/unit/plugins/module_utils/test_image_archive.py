@@ -102,7 +102,10 @@ def docker_archive(path: pathlib.Path, tags: list[str] | None, arch: str = "amd6
 def test_docker_archives(tmp_path: pathlib.Path) -> None:
     config = digest_of(json.dumps({"os": "linux", "architecture": "amd64"}).encode())
     for name in ("config.json", config, config[7:] + ".json"):
-        assert images.read_archive(docker_archive(tmp_path / "a", ["x:1", "y:1"], config=name), AMD64) == [("x:1", config), ("y:1", config)]
+        assert images.read_archive(docker_archive(tmp_path / "a", ["x:1", "y:1"], config=name), AMD64) == [
+            ("docker.io/library/x:1", config),
+            ("docker.io/library/y:1", config),
+        ]
     assert images.read_archive(docker_archive(tmp_path / "a", None), AMD64) == [(None, config)]
     with pytest.raises(EngineError, match="is for linux/arm64, not for linux/amd64: build it for that platform"):
         images.read_archive(docker_archive(tmp_path / "a", ["x:1"], "arm64"), AMD64)
@@ -193,6 +196,12 @@ def test_wrong_streams_are_not_kept(cache: images.Cache, stream: bytes, text: st
         sink(stream)
     left = [path.name for path in pathlib.Path(cache.directory, "blobs").rglob("*") if path.is_file()]
     assert left == ([digest[7:]] if text == "more came" else [])
+
+
+@pytest.mark.parametrize("annotations", [[1], "x", 3])
+def test_a_broken_entry_is_left_out(cache: images.Cache, annotations: t.Any) -> None:
+    (pathlib.Path(cache.directory) / "index.json").write_text(json.dumps({"manifests": [3, None, {"annotations": annotations}]}))
+    assert cache.find("r.io/x:1", AMD64) is None
 
 
 @pytest.mark.parametrize("index", ["", "{", "[]", '{"manifests": 3}', '{"manifests": [{"annotations": {"org.opencontainers.image.ref.name": "r.io/x:1"}}]}'])

@@ -331,3 +331,55 @@ def test_binary_arch(tmp_path) -> None:
         assert node.binary_arch(str(path)) == arch
     path.write_bytes(b"\x7fELF" + b"\0" * 16)
     assert node.binary_arch(str(path)) == "another architecture"
+
+
+GLOB = '"/etc/containerd/conf.d/*.toml"'
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ("version = 2\n[debug]\n", f"imports = [{GLOB}]\nversion = 2\n[debug]\n"),
+        ("", f"imports = [{GLOB}]\n"),
+        ('version = 2\nimports = ["/a"]\n[debug]\n', f'version = 2\nimports = [{GLOB}, "/a"]\n[debug]\n'),
+        ("imports = []\n", f"imports = [{GLOB}, ]\n"),
+        (f"imports = [\n  {GLOB},\n]\n", f"imports = [\n  {GLOB},\n]\n"),
+        ("imports = ['/etc/containerd/conf.d/*.toml']\n", "imports = ['/etc/containerd/conf.d/*.toml']\n"),
+        # of a table, or no setting at all
+        (f"# imports = [{GLOB}]\n[x]\nimports = [{GLOB}]\n", f"imports = [{GLOB}]\n# imports = [{GLOB}]\n[x]\nimports = [{GLOB}]\n"),
+    ],
+)
+def test_drop_ins_are_imported_once(config: str, expected: str) -> None:
+    assert node.with_drop_ins(config) == expected
+    assert node.with_drop_ins(expected) == expected
+
+
+def test_config_version() -> None:
+    assert node.config_version("# x\nversion = 3 # y\n[a]\n") == 3
+    assert node.config_version("[a]\nversion = 3\n") is None
+
+
+def test_version_of_the_control_plane() -> None:
+    names = ["kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler"]
+
+    def images(*versions: str) -> list[str]:
+        return [f"registry.k8s.io/{name}:{version}" for name, version in zip(names, versions)]
+
+    assert node.control_plane_version(images(*["v1.37.2"] * 4)) == "v1.37.2"
+    assert node.control_plane_version(images(*["v1.38.0-alpha.1_abc"] * 4) + ["docker.io/x/y:z"]) == "v1.38.0-alpha.1+abc"
+    assert node.control_plane_version(images(*["v1.37.2"] * 3)) is None
+    assert node.control_plane_version(images(*["v1.37.2"] * 3, "v1.37.3")) is None
+    assert node.control_plane_version(images(*["main"] * 4)) is None
+    assert node.control_plane_version([]) is None
+
+
+def test_names_by_which_kubeadm_asks() -> None:
+    scheduler, other = node.parse_reference("registry.k8s.io/kube-scheduler:v1.38.0"), node.parse_reference("registry.k8s.io/etcd:3")
+    assert str(node.with_version(scheduler, "v1.37.2+a.b")) == "registry.k8s.io/kube-scheduler:v1.37.2_a.b"
+    assert node.with_version(scheduler, None) == scheduler and node.with_version(other, "v1.37.2") == other
+
+
+def test_what_the_base_holds_is_kept() -> None:
+    held = ["registry.k8s.io/etcd:3.6.0-0", "docker.io/x/extra:1", "localhost/pause:1"]
+    images = node.required_images(["registry.k8s.io/etcd:3.7.0-0", "registry.k8s.io/pause:3.10"], "localhost/pause:1", [], held)
+    assert images == ["registry.k8s.io/etcd:3.7.0-0", "localhost/pause:1", "docker.io/x/extra:1"]

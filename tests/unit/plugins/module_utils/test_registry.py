@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
+import pathlib
 import sys
 import tarfile
 
@@ -56,6 +59,8 @@ def test_hosts_toml() -> None:
     assert three["server"] == urls[2] and three["header"] == {"Authorization": "Bearer y"} and three["capabilities"] == ["pull", "resolve"]
     assert list(three["host"]) == urls[:2]
     assert three["host"][urls[0]] == {"capabilities": ["pull", "resolve"], "header": {"Authorization": 'Basic "x"'}}
+    trusted = tomllib.loads(registry.hosts_toml(urls, {}, {urls[0]: "ca-0.pem", urls[2]: "ca-1.pem"}))
+    assert (trusted["ca"], trusted["host"][urls[0]]["ca"]) == ("ca-1.pem", "ca-0.pem") and "ca" not in trusted["host"][urls[1]]
     assert three["host"][urls[1]] == {"capabilities": ["pull", "resolve"], "override_path": True}
 
 
@@ -114,6 +119,90 @@ def test_causes(words: str, text: str, retry: bool, host: str | None) -> None:
     cause = registry.cause_of(error)
     assert text in cause.text and cause.retry == retry and cause.remedy
     assert registry.blamed_host(error) == host
+
+
+@pytest.mark.parametrize(
+    ("words", "seconds"),
+    [
+        ("429 Too Many Requests\ntoomanyrequests: retry-after: 2.5s, allowed: 1/second", 2.5),
+        ("429 Too Many Requests - Server message: toomanyrequests: retry-after: 211.09µs, allowed: 44000/minute", 0.00021109),
+        ("429 Too Many Requests Retry-After: 30", 30),
+        ("503 Service Unavailable retry-after: 2m", 120),
+        ("429 Too Many Requests retry-after: 1500ms", 1.5),
+        ("429 Too Many Requests", 0),
+    ],
+)
+def test_a_registry_may_ask_for_a_pause(words: str, seconds: float) -> None:
+    error = registry.last_error(f"ctr: failed to copy: unexpected status from GET request to http://h:5/v2/: {words}\n")
+    assert registry.cause_of(error).wait == pytest.approx(seconds)
+    assert registry.backoff(0, 0.1, wait=seconds) >= min(seconds, 300)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("docker.io", "docker.io"),
+        ("https://index.docker.io/v1/", "docker.io"),
+        ("registry-1.docker.io", "docker.io"),
+        ("https://mirror.example.com:5000/v2/project", "mirror.example.com:5000"),
+        ("127.0.0.1:5000/", "127.0.0.1:5000"),
+    ],
+)
+def test_registry_names(name: str, expected: str) -> None:
+    assert registry.registry_name(name) == expected
+
+
+def logins(*given: str, directory: str = "") -> registry.Logins:
+    def run(command: list[str], text: str) -> tuple[int, str, str]:
+        raise AssertionError(command)
+
+    def warn(text: str) -> None:
+        raise AssertionError(text)
+
+    return registry.Logins({name: registry.Credentials("user", "password") for name in given}, directory, run, warn)
+
+
+@pytest.mark.parametrize(
+    ("realm", "url", "right"),
+    [
+        ("https://auth.docker.io/token", "https://registry-1.docker.io", True),
+        ("https://gitlab.com/jwt/auth", "https://registry.gitlab.com", True),
+        ("https://ghcr.io/token", "https://ghcr.io", True),
+        ("https://harbor.example.com:8443/service/token", "https://harbor.example.com:5000", True),
+        ("https://10.0.0.9/token", "https://10.0.0.9:5000", True),
+        ("http://127.0.0.1:5001/token", "http://127.0.0.1:5000", True),
+        ("https://named.example.org/token", "https://registry.example.com", True),
+        ("http://auth.docker.io/token", "https://registry-1.docker.io", False),
+        ("https://auth.docker.io.example.org/token", "https://registry-1.docker.io", False),
+        ("https://notdocker.io/token", "https://registry-1.docker.io", False),
+        ("https://10.0.1.9/token", "https://10.0.0.9", False),
+        ("https://evil.io/token", "https://quay.io", False),
+        ("http://127.0.0.1:5001/token", "https://registry.example.com", False),
+        ("https://", "https://quay.io", False),
+        ("https://[x/token", "https://quay.io", False),
+        ("", "https://quay.io", False),
+    ],
+)
+def test_token_services_have_to_belong_to_the_registry(realm: str, url: str, right: bool) -> None:
+    assert registry._belongs(realm, url, logins("named.example.org")) is right
+
+
+def test_logins_of_docker(tmp_path: pathlib.Path) -> None:
+    auths = {
+        "https://index.docker.io/v1/": {"auth": base64.b64encode(b"hub:with:colon").decode()},
+        "bad.example.com": {"auth": "?"},
+        "none.example.com": {},
+        "odd.example.com": 3,
+    }
+    (tmp_path / "config.json").write_text(json.dumps({"auths": auths}))
+    found = logins("given.example.com", directory=str(tmp_path))
+    assert found.find("registry-1.docker.io") == ("hub", "with:colon")
+    assert found.find("given.example.com") == ("user", "password")
+    assert [found.find(name) for name in ("bad.example.com", "none.example.com", "odd.example.com", "other.example.com")] == [None] * 4
+    for text in ("[]", "null", '{"auths": []}'):
+        (tmp_path / "config.json").write_text(text)
+        assert logins(directory=str(tmp_path)).find("docker.io") is None
+    assert logins().find("docker.io") is None
 
 
 def test_only_wrong_data_makes_dirty() -> None:

@@ -1,0 +1,45 @@
+# Copyright (c) 2026, nodeforge contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can change at any time.
+"""The module's side of the small file that plugin_utils/_live_log.py shares with it: where the log is, and who waits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+
+from ansible_collections.nodeforge.kind.plugins.module_utils._tree import ALIVE_VARIABLE
+
+# The action plugin touches it as long as it waits; empty where a module runs without that plugin.
+FILE = os.environ.get(ALIVE_VARIABLE, "")
+# How long a module goes on when nobody does.
+PATIENCE = 120
+
+
+def announce(log_path: str) -> None:
+    """Tells where the log is; it must exist. The file is never made anew: that it is gone means that nobody waits."""
+    if FILE:
+        with contextlib.suppress(FileNotFoundError), open(FILE, "r+", encoding="utf-8") as file:
+            file.write(f"{log_path}\n")
+
+
+def abandoned() -> bool:
+    """Whether nobody waits any more: the file is old or gone, or Ansible has closed the pipe of a task that it gave up."""
+    if FILE:
+        try:
+            return time.time() - os.stat(FILE).st_mtime > PATIENCE
+        except OSError:
+            return True
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for dummy, event in poll.poll(0))
+
+
+def done() -> None:
+    """The module's end; the plugin asks for its result then."""
+    if FILE:
+        with contextlib.suppress(OSError):
+            os.unlink(FILE)

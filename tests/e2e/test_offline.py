@@ -1,0 +1,64 @@
+# Copyright (c) 2026, nodeforge contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Without a network: once built, always built again; and what was never fetched is named at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+
+import docker
+
+from .conftest import BAKED, EXTRA, IMAGE, Play, build
+
+# All that fetches goes through a proxy that is not there. Registries of this machine are not asked by way of one.
+CUT = {name: "http://127.0.0.1:1" for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY")}
+CUT.update(NO_PROXY="", no_proxy="", GOPROXY="http://127.0.0.1:1")
+
+
+def test_the_same_build_with_the_network_cut(node_image: Play, ansible_env: dict[str, str], engine: docker.DockerClient) -> None:
+    """The image under its own name is up to date; under another one it is assembled anew, from what is here."""
+    env = {**ansible_env, **CUT}
+    assert build(env, "-e", "nodeforge_offline=true").recap["changed"] == 0
+    try:
+        play = build(env, "-e", json.dumps({**BAKED, "nodeforge_offline": True}), tag="e2e-offline")
+        assert play.recap["changed"] > 0
+        again, first = engine.images.get("kindest/node:e2e-offline"), engine.images.get(IMAGE)
+        for label in ("io.nodeforge.images", "io.nodeforge.fingerprint", "io.nodeforge.base-digest"):
+            assert again.labels[label] == first.labels[label]
+    finally:
+        if engine.images.list("kindest/node:e2e-offline"):
+            engine.images.remove("kindest/node:e2e-offline", force=True)
+
+
+def test_an_empty_cache_is_told_at_once(node_image: Play, ansible_env: dict[str, str], tmp_path: pathlib.Path) -> None:
+    wanted = {
+        "nodeforge_offline": True,
+        "nodeforge_cache": str(tmp_path / "cache"),
+        "node_image_base": "docker.io/kindest/base:v0-none",
+        "node_image_extra_images": [{"engine": EXTRA}, {"engine": "nodeforge-e2e/none:1"}, {"archive": "/nowhere/app.tar"}, "busybox"],
+    }
+    before = os.times()
+    play = build({**ansible_env, **CUT}, "-e", json.dumps(wanted), check=False)
+    after = os.times()
+    told = " ".join(play.output.split())
+    tree = f"the tree {tmp_path}/cache/trees/v1.37.2 with the Go modules of Kubernetes v1.37.2"
+    for name in (
+        "nodeforge-image",
+        "the root filesystem of nodes (trixie)",
+        "the programs of kube-proxy",
+        "the add-ons (etcd, CoreDNS, network, storage)",
+        tree,
+        "the image docker.io/kindest/base:v0-none in the container engine",
+        "the image nodeforge-e2e/none:1 in the container engine",
+        "the image archive /nowhere/app.tar",
+        f"the image docker.io/library/busybox:latest in the cache {tmp_path}/cache/images. Run the play once with the network",
+    ):
+        assert name in told, (name, told[-3000:])
+    assert EXTRA not in told
+    assert play.recap["failed"] == 1 and play.recap["changed"] == 0
+    # on a machine that others keep busy, its own work is what counts
+    work = sum(getattr(after, name) - getattr(before, name) for name in ("children_user", "children_system"))
+    assert min(play.seconds, work) < 5, (play.seconds, work)
+    assert not (tmp_path / "cache").exists()
