@@ -82,8 +82,8 @@ def test_what_was_baked_in(cluster: Cluster, engine: docker.DockerClient) -> Non
     """An image that no registry has runs without a pull, and containerd has read its drop-in."""
     cluster.kubectl("run", "extra", f"--image={EXTRA}", "--image-pull-policy=Never", "--restart=Never", "--command", "--", "sleep", "100000")
     cluster.kubectl("wait", "--for=condition=Ready", "pod/extra", "--timeout=60s", timeout=90)
-    for node in (f"{CLUSTER}-control-plane", f"{CLUSTER}-worker"):
-        assert "max_container_log_line_size = 8192" in node_exec(engine, node, "containerd", "config", "dump")
+    for node in ("control-plane", "worker"):
+        assert "max_container_log_line_size = 8192" in cluster.node_exec(engine, node, "containerd", "config", "dump")
 
 
 def test_nodes_pulled_nothing(cluster: Cluster, engine: docker.DockerClient) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pathlib
@@ -69,6 +70,17 @@ def test_check_mode_agrees(node_image: Play, ansible_env: dict[str, str]) -> Non
 
 def test_playbook_by_its_full_name(node_image: Play, ansible_env: dict[str, str]) -> None:
     assert build(ansible_env, playbook="nodeforge.kind.build_node").recap["changed"] == 0
+
+
+def test_the_users_manifests_and_base_go_before_the_supplies(node_image: Play, ansible_env: dict[str, str], tmp_path: pathlib.Path) -> None:
+    """Also where an inventory names them, whose variables have less weight than those that a play hands to a role."""
+    (tmp_path / "cni.yaml").write_text("- image: example.com/mine:1\n")
+    own = {"node_image_cni_manifest": str(tmp_path / "cni.yaml"), "node_image_base": IMAGE, "node_image_extra_images": []}
+    inventory = {"all": {"hosts": {"localhost": {"ansible_connection": "local", **own}}}}
+    (tmp_path / "hosts.json").write_text(json.dumps(inventory))
+    play = build(ansible_env, "--check", "--diff", "-i", str(tmp_path / "hosts.json"), tag="e2e-own")
+    assert f'from "docker.io/{IMAGE}"' in play.output.replace("\\", "")
+    assert hashlib.sha256((tmp_path / "cni.yaml").read_bytes()).hexdigest() in play.output
 
 
 def test_check_mode_predicts_a_new_image(node_image: Play, ansible_env: dict[str, str], engine: docker.DockerClient) -> None:

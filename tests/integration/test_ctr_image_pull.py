@@ -577,6 +577,9 @@ def test_credentials(pull: t.Any, node: Node, registry: FaultyRegistry, bearer: 
         assert word not in told
         # neither in a file nor in a database of the container
         assert node.run("grep", "-r", "-l", word, "/run", "/tmp", "/var", "/etc", check=False) == ""
+    image = node.container.commit(f"{PREFIX}:committed")
+    saved = b"".join(image.save(chunk_size=1 << 20))
+    assert SECRET.encode() not in saved and b"dXNlcjpzM2NyZXQtd29yZA" not in saved and b"io.cri-containerd.pinned" in saved
 
 
 def test_credentials_go_to_their_host_only(pull: t.Any, registry: FaultyRegistry) -> None:
