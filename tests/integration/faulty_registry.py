@@ -191,7 +191,7 @@ class FaultyRegistry:
 
 
 class Proxy:
-    """An HTTP proxy that brings every plain request to one server, whatever host it names, and wants a password where told so."""
+    """An HTTP proxy that brings every request and every tunnel to one server, whatever host it names, and wants a password where told so."""
 
     def __init__(self, server: str, password: str = "") -> None:
         self.requests: list[str] = []
@@ -203,12 +203,38 @@ class Proxy:
             def log_message(self, *args: t.Any) -> None:
                 """Quiet."""
 
-            def do_GET(self) -> None:
+            def allowed(self) -> bool:
                 proxy.requests.append(self.path)
-                if password and self.headers.get("Proxy-Authorization") != "Basic " + base64.b64encode(f"user:{password}".encode()).decode():
-                    self.send_response(407)
-                    self.send_header("Content-Length", "0")
+                right = "Basic " + base64.b64encode(f"user:{password}".encode()).decode()
+                if not password or self.headers.get("Proxy-Authorization") == right:
+                    return True
+                self.send_response(407)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return False
+
+            def do_CONNECT(self) -> None:
+                if not self.allowed():
+                    return
+                host, _colon, port = server.rpartition(":")
+                with socket.create_connection((host, int(port))) as far:
+                    self.send_response(200)
                     self.end_headers()
+                    back = threading.Thread(target=self.carry, args=(far, self.connection), daemon=True)
+                    back.start()
+                    self.carry(self.connection, far)
+                    back.join()
+                self.close_connection = True
+
+            @staticmethod
+            def carry(source: socket.socket, target: socket.socket) -> None:
+                with contextlib.suppress(OSError):
+                    while data := source.recv(65536):
+                        target.sendall(data)
+                    target.shutdown(socket.SHUT_WR)
+
+            def do_GET(self) -> None:
+                if not self.allowed():
                     return
                 connection = http.client.HTTPConnection(server, timeout=10)
                 path = urllib.parse.urlsplit(self.path)
@@ -236,10 +262,10 @@ class Proxy:
         self.server.server_close()
 
 
-def certificate(directory: pathlib.Path, address: str) -> pathlib.Path:
-    """A new certificate for this address, which nobody trusts yet, and its key, in one file."""
+def certificate(directory: pathlib.Path, name: str) -> pathlib.Path:
+    """A new certificate for this name, such as IP:192.0.2.1, which nobody trusts yet, and its key, in one file."""
     path = directory / "certificate.pem"
-    names = ["-subj", "/CN=test", "-addext", f"subjectAltName=IP:{address}"]
+    names = ["-subj", "/CN=test", "-addext", f"subjectAltName={name}"]
     made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", *names]
     subprocess.run([*made, "-keyout", str(directory / "key.pem"), "-out", str(path)], check=True, capture_output=True)
     with open(path, "a", encoding="ascii") as file:

@@ -640,7 +640,7 @@ def test_passwords_go_only_where_nobody_reads_them(pull: t.Any, registry: Faulty
 
 
 def test_an_authority_of_ones_own(pull: t.Any, node: Node, layout: Layout, address: str, tmp_path: pathlib.Path) -> None:
-    path = certificate(tmp_path, address)
+    path = certificate(tmp_path, f"IP:{address}")
     with FaultyRegistry(layout, address, path) as registry:
         result = pull(images=[PAUSE], mirrors=mirrors(registry), retries=0)
         assert result.failed and "its certificate is not trusted (" in result["msg"] and "give the authority's certificate in ca_files" in result["msg"], result
@@ -825,6 +825,27 @@ def test_proxies(run_module: t.Any, node: Node, registry: FaultyRegistry, tmp_pa
     assert result.failed and "from registry.k8s.io failed: the proxy on the way does not let it through" in result["msg"], result
     # a registry of this machine is never asked by way of it
     assert run_module("ctr_image_pull", {**args, "images": [ETCD], "mirrors": mirrors(registry)}, env={**dead, "HTTP_PROXY": "http://127.0.0.1:1"})["changed"]
+
+
+def test_a_proxy_for_tls(run_module: t.Any, node: Node, layout: Layout, tmp_path: pathlib.Path) -> None:
+    """The usual case: a registry far away, a tunnel that wants a password, credentials, and an authority of one's own."""
+    path = certificate(tmp_path, "DNS:registry.test")
+    with FaultyRegistry(layout, certificate=path) as registry, Proxy(registry.address, SECRET) as proxy:
+        registry.credentials, registry.bearer, registry.realm = "user:other-word", True, "https://registry.test/token"
+        args = {
+            "container": node.name,
+            "images": [PAUSE],
+            "mirrors": {"registry.k8s.io": ["https://registry.test"]},
+            "ca_files": {"registry.test": str(path)},
+            "credentials": [{"registry": "registry.test", "username": "user", "password": "other-word"}],
+        }
+        env = {"HTTPS_PROXY": proxy.url, "https_proxy": proxy.url, "NO_PROXY": "", "no_proxy": ""}
+        with watched("cmdline") as seen:
+            result = run_module("ctr_image_pull", args, env=env)
+        assert actions(result) == {PAUSE: "pulled"}, result
+        assert seen == [] and set(proxy.requests) == {"registry.test:443"}
+        result = run_module("ctr_image_pull", {**args, "images": [ETCD]}, env={**env, "NO_PROXY": "registry.test", "no_proxy": "registry.test"})
+        assert result.failed and "from registry.test failed" in result["msg"], result
 
 
 # containers
