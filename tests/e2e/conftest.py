@@ -77,10 +77,11 @@ def engine() -> docker.DockerClient:
 
 
 @pytest.fixture(scope="session")
-def node_image(ansible_env: dict[str, str], engine: docker.DockerClient) -> Play:
+def node_image(ansible_env: dict[str, str], engine: docker.DockerClient) -> t.Iterator[Play]:
     """The node image, built (or found up to date) by the playbook."""
     small_base.load(engine, EXTRA, small_base.host_tools())
-    return build(ansible_env)
+    yield build(ansible_env)
+    engine.images.remove(EXTRA, force=True)
 
 
 class Cluster:
