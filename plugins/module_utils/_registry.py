@@ -273,16 +273,14 @@ def _open(url: str, authority: str | None, headers: dict[str, str] | None = None
     return open_url(url, method=method, headers=headers, timeout=timeout, ca_path=authority, follow_redirects=follow, use_proxy=not is_local(url))
 
 
-def has(url: str, path: str, name: str) -> bool:
+def has(url: str, path: str, name: str, header: str | None) -> bool:
     """Whether the registry at ``url``, one of this machine, has the image ``path`` under this tag or digest. It answers at once."""
     base = url if "/v2/" in url + "/" else f"{url}/v2"
     accept = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
     accept += "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
     try:
-        return _open(f"{base}/{path}/manifests/{name}", None, {"Accept": accept}, "HEAD", LOCAL_TIMEOUT).status == 200
-    except urllib.error.HTTPError as e:
-        # one that wants credentials will tell when it gets them
-        return e.code == 401
+        headers = {"Accept": accept, **({"Authorization": header} if header else {})}
+        return _open(f"{base}/{path}/manifests/{name}", None, headers, "HEAD", LOCAL_TIMEOUT).status == 200
     except Exception:  # whatever it is, the image does not come from there
         return False
 

@@ -278,6 +278,7 @@ diff:
 
 import collections.abc as c
 import concurrent.futures
+import contextlib
 import os
 import threading
 import time
@@ -602,7 +603,19 @@ class ImagePuller:
         """Whether a registry of this very machine has the image."""
         reference = parse_reference(ref)
         urls = [] if self.hosts_files else [url for url in self._urls(reference) if registry.is_local(url)]
-        return any(registry.has(url, reference.path, reference.digest or reference.tag) for url in urls)
+        with contextlib.suppress(EngineError):  # a wrong password is told by the pull
+            return any(registry.has(url, reference.path, reference.digest or reference.tag, self._header(url, reference.path)) for url in urls)
+        return False
+
+    def _header(self, url: str, path: str, authority: str | None = None) -> str | None:
+        """The Authorization header for a repository; what is derived from secrets is secret, too."""
+        credentials = self.logins.find(registry.host_of(url))
+        if credentials:
+            self.module.no_log_values.update(filter(None, (credentials.password, credentials.basic.split()[1])))
+        header = registry.authorization(url, path, self.logins, authority)
+        if header:
+            self.module.no_log_values.add(header.split()[1])
+        return header
 
     def reached(self) -> dict[str, t.Any]:
         """What is known on failure: nothing before the plan, and afterwards no image counts as come that has not."""
@@ -706,7 +719,8 @@ class ImagePuller:
 
     def _pull(self, containerd: Containerd, image: Image) -> None:
         reference = parse_reference(image.ref)
-        urls = [url for url in self._urls(reference) if not self.offline or registry.is_local(url)]
+        # where this machine has it no other one is asked, not even for a token
+        urls = [url for url in self._urls(reference) if registry.is_local(url) or not (self.offline or image.local)]
         if not urls:
             raise self._offline([image.ref])
         retries: int = self.module.params["retries"]
@@ -741,13 +755,8 @@ class ImagePuller:
                 if path:
                     authorities[url] = f"ca-{len(authorities)}.pem"
                     files[f"{reference.registry}/{authorities[url]}"] = content
-                credentials = self.logins.find(host)
-                if credentials:
-                    # what is derived from secrets is secret, too
-                    self.module.no_log_values.update(filter(None, (credentials.password, credentials.basic.split()[1])))
-                header = registry.authorization(url, reference.path, self.logins, path)
+                header = self._header(url, reference.path, path)
                 if header:
-                    self.module.no_log_values.add(header.split()[1])
                     headers[url] = header
             files[f"{reference.registry}/hosts.toml"] = registry.hosts_toml(urls, headers, authorities).encode()
         return registry.hosts_archive(files)

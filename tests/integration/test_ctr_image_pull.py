@@ -726,6 +726,17 @@ def test_what_this_machine_serves_is_not_cached(pull: t.Any, registry: FaultyReg
     assert actions(pull(**args)) == {ETCD: "pulled", PAUSE: "pulled"}
     names = [m["annotations"]["org.opencontainers.image.ref.name"] for m in json.loads((tmp_path / "index.json").read_text())["manifests"]]
     assert names == [ETCD]
+    # nor is another machine asked for it, not even for a token
+    assert not [request for request in far.requests if "/pause/" in request]
+
+
+def test_a_registry_of_this_machine_that_wants_a_password(pull: t.Any, registry: FaultyRegistry, tmp_path: pathlib.Path) -> None:
+    registry.credentials, registry.bearer = f"user:{SECRET}", True
+    args = {"images": [PAUSE], "offline": True, "cache_dir": str(tmp_path)}
+    assert f"With offline, {PAUSE} is missing" in pull(**args)["msg"]
+    assert f"With offline, {PAUSE} is missing" in pull(**args, credentials=[{"registry": registry.address, "username": "user", "password": "wr0ng"}])["msg"]
+    assert actions(pull(**args, credentials=[{"registry": registry.address, "username": "user", "password": SECRET}])) == {PAUSE: "pulled"}
+    assert not (tmp_path / "index.json").exists()
 
 
 def test_offline(
