@@ -72,6 +72,16 @@ def play(*options: str, environment: dict[str, str] | None = None) -> Play:
     return Play(seconds, int(changed.group(1)), {name: float(value) for name, value in phases.items()}, output)
 
 
+def refusal() -> float:
+    """Seconds until an offline play with nothing in its cache has said what is missing."""
+    began = time.monotonic()
+    variables = json.dumps({"nodeforge_offline": True, "nodeforge_cache": "/nonexistent/cache"})
+    ended = subprocess.run(["ansible-playbook", "build-node.yml", "-e", variables], capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, check=False)
+    if "Run the play once with the network" not in ended.stdout + ended.stderr:
+        sys.exit(f"the play did not say what is missing:\n{ended.stdout[-3000:]}{ended.stderr[-3000:]}")
+    return time.monotonic() - began
+
+
 def supplies() -> tuple[dict[str, str], pathlib.Path, str]:
     """What the last play used: the add-ons by name, their OCI layout and the base image."""
     newest = max(CACHE.glob("supplies/set-*"), key=lambda path: path.stat().st_mtime)
@@ -180,6 +190,7 @@ def warm(runs: int) -> None:
     if any(run_.changed for run_ in again):
         sys.exit("a second run changed something")
     show("second run, nothing changed", [run_.seconds for run_ in again])
+    show("offline, with an empty cache: until all that is missing is named", [refusal() for _run in range(runs)])
     version = re.search(r'"kubernetes\s+(\S+)"', first.output)
     images, layout, base = supplies()
     with tempfile.TemporaryDirectory(prefix="nodeforge-bench-") as name:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 
 import docker
@@ -39,9 +38,7 @@ def test_an_empty_cache_is_told_at_once(node_image: Play, ansible_env: dict[str,
         "node_image_base": "docker.io/kindest/base:v0-none",
         "node_image_extra_images": [{"engine": EXTRA}, {"engine": "nodeforge-e2e/none:1"}, {"archive": "/nowhere/app.tar"}, "busybox"],
     }
-    before = os.times()
     play = build({**ansible_env, **CUT}, "-e", json.dumps(wanted), check=False)
-    after = os.times()
     told = " ".join(play.output.split())
     tree = f"the tree {tmp_path}/cache/trees/v1.37.2 with the Go modules of Kubernetes v1.37.2"
     for name in (
@@ -58,7 +55,4 @@ def test_an_empty_cache_is_told_at_once(node_image: Play, ansible_env: dict[str,
         assert name in told, (name, told[-3000:])
     assert EXTRA not in told
     assert play.recap["failed"] == 1 and play.recap["changed"] == 0
-    # on a machine that others keep busy, its own work is what counts
-    work = sum(getattr(after, name) - getattr(before, name) for name in ("children_user", "children_system"))
-    assert min(play.seconds, work) < 5, (play.seconds, work)
     assert not (tmp_path / "cache").exists()
