@@ -93,10 +93,11 @@ give() {
   { ln -f "$1" "$2.nodeforge" 2>/dev/null || cp -pf "$1" "$2.nodeforge"; } && mv -f "$2.nodeforge" "$2"
 }
 
-# Static pods get the program as a mount. Its path holds the checksum, so that another program is another pod; the
-# kubelet sees a file that is renamed into its directory, whole. kubectl knows the structure, whoever wrote it.
+# Static pods get the program as a mount; its path holds the checksum, so that another program is another pod. kubectl
+# knows the structure of a manifest, whoever wrote it.
+beside=/etc/kubernetes/.nodeforge-$name.yaml
 edit() { # edit PATCH: the manifest, changed, beside its directory
-  kubectl patch --local -f "$manifest" -o yaml -p "$1" >"/etc/kubernetes/.nodeforge-$name.yaml" 2>"/run/nodeforge-$name.err" ||
+  kubectl patch --local -f "$manifest" -o yaml -p "$1" >"$beside" 2>"/run/nodeforge-$name.err" ||
     { why="its manifest cannot be changed: $(tail -n 1 "/run/nodeforge-$name.err")"; return 1; }
 }
 mount_at() {
@@ -113,6 +114,24 @@ unmount_patch() {
     "volumes": [{"$patch": "delete", "name": "nodeforge"}]}}' "$name" "$(mount_at)"
 }
 
+# place: the manifest beside its directory into it, by a rename, so that the kubelet sees it whole. A pod that takes
+# another's place would wait 10 s for it (the kubelet's back-off): so the other has to be gone. It may close down, but an API
+# server waits for its watchers to leave.
+place() {
+  local grace=30 i=0 p uid
+  [ "$name" != kube-apiserver ] || grace=10
+  chmod 600 "$beside" && rm -f "$manifest"
+  while p=$(pids) && [ -n "$p" ] && [ "$i" -lt 100 ]; do
+    [ "$i" -lt "$grace" ] || kill -s KILL $p 2>/dev/null
+    i=$((i + 1)) && sleep 0.1
+  done
+  for uid in /var/log/pods/kube-system_"$name-$HOSTNAME"_*; do
+    while [ "$i" -lt 150 ] && find /sys/fs/cgroup -type d -name "*pod${uid##*_}*" | grep -q .; do i=$((i + 1)) && sleep 0.1; done
+  done
+  sleep 0.5 # the kubelet's last steps leave no trace
+  mv -f "$beside" "$manifest"
+}
+
 # put CHECKSUM|original: that one is what runs after the next restart
 put() {
   local from=$dir/$1/$name
@@ -122,10 +141,10 @@ put() {
       if [ "$1" != original ]; then
         edit "$(mount_patch "$1")"
       elif [ -e "$dir/original.yaml" ] && [ "$(sum "$manifest")" = "$(note_of manifest)" ]; then
-        cp -p "$dir/original.yaml" "/etc/kubernetes/.nodeforge-$name.yaml"
+        cp -p "$dir/original.yaml" "$beside"
       else # somebody changed it meanwhile: only what is ours goes
         edit "$(unmount_patch)"
-      fi && { chmod --reference="$manifest" "/etc/kubernetes/.nodeforge-$name.yaml"; mv -f "/etc/kubernetes/.nodeforge-$name.yaml" "$manifest"; }
+      fi && place
       ;;
     daemon) give "$from" "$dir/current" ;;
     *) give "$from" "$file" ;;
@@ -211,7 +230,7 @@ release() {
   read -r holder version <<<"$(lease)"
   if [ "$holder" = "$held" ]; then
     kube /etc/kubernetes/admin.conf -n kube-system patch lease "$name" --type=merge \
-      -p "{\"metadata\": {\"resourceVersion\": \"$version\"}, \"spec\": {\"holderIdentity\": \"\"}}" >/dev/null || return
+      -p "{\"metadata\": {\"resourceVersion\": \"$version\"}, \"spec\": {\"holderIdentity\": null}}" >/dev/null || return
   fi
   released=1
 }
@@ -296,10 +315,11 @@ settle() { # settle CHECKSUM|original VERSION
 }
 checksum_of() { if [ "$1" = original ]; then printf %s "$original"; else printf %s "$1"; fi; }
 
-back() { cp -p "$dir/previous.yaml" "/etc/kubernetes/.nodeforge-$name.yaml" && mv -f "/etc/kubernetes/.nodeforge-$name.yaml" "$manifest"; }
+back() { cp -p "$dir/previous.yaml" "$beside" && place; }
 # turn TARGET VERSION SECONDS: to that program, or back to the one before
 turn() {
   local target=$1 version=$2 seconds=$3 log written_before=$written
+  [ "$how" = unit ] || [ "$how" = file ] || systemctl is-active -q kubelet || refuse "the kubelet, which runs its pod, is not active"
   begin forward
   note swapping "$previous" "$previous_version"
   if [ "$how" = pod ]; then
@@ -340,7 +360,7 @@ recall() {
       original=$(running)
       case $original in *[!0-9a-f]*) original= ;; esac
       if [ -n "$(mounted)" ]; then # the note is lost
-        edit "$(unmount_patch)" && mv -f "/etc/kubernetes/.nodeforge-$name.yaml" "$dir/original.yaml" && original=
+        edit "$(unmount_patch)" && mv -f "$beside" "$dir/original.yaml" && original=
       else
         cp -p "$manifest" "$dir/original.yaml"
       fi
