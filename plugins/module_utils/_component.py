@@ -38,7 +38,7 @@ SCRIPT = r"""
 set -u; umask 022; export LC_ALL=C
 action=$1 name=$2 how=$3; shift 3
 base=/kind/nodeforge dir=/kind/nodeforge/$name file=/usr/bin/$name manifest=/etc/kubernetes/manifests/$name.yaml
-why= pid= exe= began= logs_before= held= written=
+why= pid= exe= began= log_since= logs_before= held= written=
 
 say() { printf '%s %s\n' "$1" "$2"; }
 sum() { local line; line=$(sha256sum "$1" 2>/dev/null) && printf %s "${line%% *}"; }
@@ -155,8 +155,9 @@ restart() {
   case $how in
     unit)
       [ "${1:-}" != hard ] || systemctl kill --kill-who=main -s KILL "$name" 2>/dev/null
-      timeout -k 1 15 systemctl restart "$name" 2>/dev/null ||
-        { systemctl kill --kill-who=main -s KILL "$name"; timeout -k 1 15 systemctl restart "$name"; }
+      timeout -k 1 15 systemctl stop "$name" 2>/dev/null || systemctl kill --kill-who=main -s KILL "$name"
+      log_since=$(date +%s.%N)
+      timeout -k 1 15 systemctl start "$name" 2>/dev/null
       ;;
     daemon) # a node may delete the pods that it runs
       kube /etc/kubernetes/kubelet.conf -n kube-system get pods --field-selector "spec.nodeName=$HOSTNAME" -l k8s-app=kube-proxy -o name |
@@ -185,8 +186,8 @@ unit_well() {
   local port answer ready beat
   port=$(sed -n 's/^healthzPort: *//p' /var/lib/kubelet/config.yaml 2>/dev/null)
   get "http://localhost:${port:-10248}/healthz" >/dev/null || { why="its healthz does not answer ok"; return 1; }
-  answer=$(kube /etc/kubernetes/kubelet.conf get node "$HOSTNAME" -o jsonpath='{.status.nodeInfo.kubeletVersion}{range .status.conditions[?(@.type=="Ready")]} {.status} {.lastHeartbeatTime} {.message}{end}') ||
-    { why="the node cannot be read: $answer"; return 1; }
+  answer='{.status.nodeInfo.kubeletVersion}{range .status.conditions[?(@.type=="Ready")]} {.status} {.lastHeartbeatTime} {.message}{end}'
+  answer=$(kube /etc/kubernetes/kubelet.conf get node "$HOSTNAME" -o "jsonpath=$answer") || { why="the node cannot be read: $answer"; return 1; }
   read -r reported ready beat answer <<<"$answer"
   # the word of the kubelet before does not count, whatever its version
   [ "$(date -d "${beat:-1970-01-01}" +%s)" -ge "$began" ] || { why="it has not reported the node's state yet"; return 1; }
@@ -253,7 +254,14 @@ new_logs() { comm -13 <(printf '%s\n' "$logs_before") <(logs); }
 hopeless() {
   case $how in
     unit) [ "$(systemctl show -p NRestarts --value "$name")" -ge 4 ] && why="it ended again and again" ;;
-    pod | daemon) [ "$(new_logs | grep -c .)" -ge 3 ] && why="it ended again and again" ;;
+    pod | daemon) # logs are numbered by the starts of the container, and old ones go
+      local log number before
+      for log in $(new_logs); do
+        number=${log##*/} before=$(grep -F "${log%/*}/" <<<"$logs_before" | sed 's|.*/||;s|[.]log||' | sort -n | tail -n 1)
+        [ "${number%.log}" -lt $((${before:--1} + 3)) ] || { why="it ended again and again"; return 0; }
+      done
+      false
+      ;;
     *) true ;;
   esac
 }
@@ -261,7 +269,7 @@ show_log() {
   local log
   echo @log
   case $how in
-    unit) journalctl -u "$name" --since "@$began" -n 40 -o cat --no-pager 2>/dev/null | grep -v '^\(Started\|Stopp\|Starting\) ' ;;
+    unit) journalctl "_SYSTEMD_UNIT=$name.service" --since "@$log_since" -n 40 -o cat --no-pager 2>/dev/null ;;
     pod | daemon)
       log=$(new_logs | xargs -r ls -t | head -n 1)
       if [ -n "$log" ]; then
@@ -357,7 +365,7 @@ recall() {
   mkdir -p "$dir"
   case $how in
     pod)
-      original=$(running)
+      original=$(running) previous_version=$(says "/proc/$(pids | head -n 1)/exe" | version_in)
       case $original in *[!0-9a-f]*) original= ;; esac
       if [ -n "$(mounted)" ]; then # the note is lost
         edit "$(unmount_patch)" && mv -f "$beside" "$dir/original.yaml" && original=
@@ -405,11 +413,13 @@ case $action in
     new=$(mktemp -d "$base/.new.XXXXXX") || refuse "there is no place for the program in $base"
     trap 'rm -rf "$new" "$abort"; rmdir "$base" 2>/dev/null' EXIT
     chmod 755 "$new"
-    got=$(set -o pipefail; tee "$new/$name" 2>/dev/null | sha256sum) && [ "${got%% *}" = "$1" ] || refuse "the program did not arrive whole (is the disk full, or is it being written?)"
+    got=$(set -o pipefail; tee "$new/$name" 2>/dev/null | sha256sum) && [ "${got%% *}" = "$1" ] ||
+      refuse "the program did not arrive whole (is the disk full, or is it being written?)"
     chmod 755 "$new/$name"
     told=$(says "$new/$name")
     version=$(version_in <<<"$told")
-    [ -n "$version" ] || refuse "it does not tell its version in the node: $(tail -n 1 <<<"${told:-no word within 20 s}" | sed 's/^bash: line [0-9]*: //' | cut -c1-200)"
+    [ -n "$version" ] ||
+      refuse "it does not tell its version in the node: $(tail -n 1 <<<"${told:-no word within 20 s}" | cut -c1-200)"
     say version "$version"
     lock $((2 * $2 + 30))
     [ ! -e "$abort" ] || refuse "it was interrupted"
