@@ -3,6 +3,8 @@
 
 # make node [SOURCE=checkout|_output|archive|URL|v1.34.4|ci/latest] [VERSION=v1.37.2] [TAG=main]      build a node image
 # make variant [BASE=kindest/node:main] [SOURCE=...] [COMPONENTS='kubelet kube-proxy'] [TAG=variant]   replace parts of one
+# make cluster [TAG=main] [NAME=kind]                                      create a cluster of it
+# make swap COMPONENT=kubelet [STATE=original] [NAME=kind] [SOURCE=]       compile a component and run it there
 # make test                                                               run every test
 # OPTIONS is handed to ansible-playbook, PYTEST_ARGS to pytest, PYTHON names another Python.
 
@@ -21,7 +23,7 @@ export ANSIBLE_HOME := $(here)/.cache/ansible
 export PIP_NO_INPUT := 1
 
 .NOTPARALLEL:
-.PHONY: help node variant preflight host test test-unit test-sanity test-integration test-e2e versions molecule lint bench docs changelog clean distclean venv venv-test
+.PHONY: help node variant preflight cluster swap host test test-unit test-sanity test-integration test-e2e versions molecule lint bench docs changelog clean distclean venv venv-test
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +43,14 @@ variant: venv ## replace parts of a node image [BASE= SOURCE= COMPONENTS= TAG= O
 
 preflight: venv ## tell what a build would meet, before minutes are spent [SOURCE= OPTIONS=]
 	@tools/play.sh nodeforge.kind.preflight $(source) $(OPTIONS)
+
+cluster: venv ## create a kind cluster of the node image [TAG= NAME= OPTIONS=]
+	@tools/play.sh nodeforge.kind.create_cluster $(if $(TAG),-e "{node_image_tag: '$(TAG)'}") $(if $(NAME),-e "{kind_cluster_name: '$(NAME)'}") $(OPTIONS)
+
+swap: venv ## compile a component and run it in the cluster COMPONENT= [STATE=original NAME= SOURCE= VERSION= OPTIONS=]
+	@tools/play.sh nodeforge.kind.swap_component -e "{component: '$(COMPONENT)'}" $(if $(STATE),-e "{state: '$(STATE)'}") \
+	  $(if $(NAME),-e "{cluster: '$(NAME)'}") $(if $(VERSION),-e "{embedded_tree_version: '$(VERSION)'}") \
+	  $(source) $(OPTIONS)
 
 host: venv ## prepare this machine only: engine, tools, kind
 	@tools/play.sh nodeforge.kind.build_host $(OPTIONS)

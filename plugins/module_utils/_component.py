@@ -164,6 +164,7 @@ restart() {
         while read -r pod; do kube /etc/kubernetes/kubelet.conf -n kube-system delete "$pod" --wait=false >/dev/null; done
       ;;
   esac
+  true # what came of it, its health tells
 }
 
 # health
@@ -271,9 +272,9 @@ show_log() {
   case $how in
     unit) journalctl "_SYSTEMD_UNIT=$name.service" --since "@$log_since" -n 40 -o cat --no-pager 2>/dev/null ;;
     pod | daemon)
-      log=$(new_logs | xargs -r ls -t | head -n 1)
+      log=$(new_logs | xargs -r ls -tr | xargs -r cat | tail -n 40)
       if [ -n "$log" ]; then
-        tail -n 40 "$log" | cut -d' ' -f4-
+        cut -d' ' -f4- <<<"$log"
       else
         journalctl -u kubelet --since "@$began" -o cat --no-pager 2>/dev/null | grep -- "$name" | tail -n 20
       fi
@@ -419,7 +420,7 @@ case $action in
     told=$(says "$new/$name")
     version=$(version_in <<<"$told")
     [ -n "$version" ] ||
-      refuse "it does not tell its version in the node: $(tail -n 1 <<<"${told:-no word within 20 s}" | cut -c1-200)"
+      refuse "it does not tell its version in the node: $(tail -n 1 <<<"${told:-it says nothing}" | cut -c1-200)"
     say version "$version"
     lock $((2 * $2 + 30))
     [ ! -e "$abort" ] || refuse "it was interrupted"

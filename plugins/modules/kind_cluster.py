@@ -182,6 +182,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import tarfile
 import tempfile
 import time
@@ -189,7 +190,14 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nodeforge.kind.plugins.module_utils import _kind as kind
-from ansible_collections.nodeforge.kind.plugins.module_utils._docker import DOCKER_ARGS, Engine, EngineError, Interrupted, deferred, interruptible
+from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
+    DOCKER_ARGS,
+    Engine,
+    EngineError,
+    Interrupted,
+    deferred,
+    interruptible,
+)
 
 RECORD = f"{kind.DIRECTORY}/cluster.json"
 
@@ -329,7 +337,8 @@ class Keeper:
 
         try:
             return self.module.run_command(
-                [self._program, *arguments],
+                # a group of its own, as the commands that kind runs would go on without it
+                ["setsid", self._program, *arguments],
                 data=data,
                 environ_update=environment,
                 before_communicate_callback=started,
@@ -339,9 +348,7 @@ class Keeper:
             raise kind.BadInput(f'The program "{self._program}" cannot be run: {e.strerror or e}; name kind in the option kind') from e
         except Interrupted:
             with contextlib.suppress(OSError):
-                self.process.terminate()
-            with contextlib.suppress(Exception):
-                self.process.wait(20)
+                os.killpg(self.process.pid, signal.SIGKILL)
             raise
 
     def _with_kubeconfig(self, *arguments: str) -> list[str]:
@@ -416,7 +423,7 @@ class Keeper:
             member = tarfile.TarInfo(RECORD.lstrip("/"))
             member.size, member.mode, member.mtime = len(content), 0o644, int(time.time())
             archive.addfile(member, io.BytesIO(content))
-        self.engine.put_archive(first.name, "/", [buffer.getvalue()])
+        self.engine.put_archive(first.name, "/", iter([buffer.getvalue()]))
 
     def _start(self, there: list[kind.Node]) -> None:
         stopped = [node for node in there if not node.running]
@@ -491,10 +498,17 @@ class Keeper:
         return blamed, kind.tail(told.stdout)
 
     def _remove_all(self) -> None:
-        """As kind deletes, and whatever it may leave."""
+        """As kind deletes, and what the engine was still making."""
         self._kind(*self._with_kubeconfig("delete", "cluster"))
-        for node in kind.containers(self.engine, self.name):
-            self.engine.remove(node.name)
+        quiet = 0
+        for dummy in range(60):
+            left = kind.containers(self.engine, self.name)
+            for node in left:
+                self.engine.remove(node.name)
+            quiet = 0 if left else quiet + 1
+            if quiet == 4:
+                return
+            time.sleep(0.5)
 
 
 def main() -> None:

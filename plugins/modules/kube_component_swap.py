@@ -233,7 +233,7 @@ class Swapper:
         for node, now in before.items():
             if now.absent:
                 raise kind.BadInput(f'The node "{node.name}" has no manifest of {self.component}: it runs in another way there; name other nodes')
-            if head:
+            if self.params["state"] == "present":
                 component.check_program(self.params["binary"], head, self.size, now.machine)
         reasons = {node: component.needs(self.how, now, self.wanted) for node, now in before.items()}
         actions: list[str] = []
@@ -443,10 +443,15 @@ def main() -> None:
     try:
         engine = Engine(module)
         with interruptible():
+            swapper = Swapper(module, engine)
             try:
-                result = Swapper(module, engine).run()
+                result = swapper.run()
             except Interrupted as e:
-                module.fail_json(msg=f"Interrupted by {e}: no node was touched")
+                done = [entry["name"] for entry in swapper.results if entry["result"] == "changed"]
+                module.fail_json(
+                    msg=f"Interrupted by {e}: " + (f"only {', '.join(done)} swapped" if done else "no component was swapped"),
+                    nodes=swapper.results,
+                )
     except (EngineError, kind.BadInput) as e:
         module.fail_json(msg=str(e))
     module.exit_json(**result)
