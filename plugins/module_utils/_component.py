@@ -270,9 +270,9 @@ show_log() {
   local log
   echo @log
   case $how in
-    unit) journalctl "_SYSTEMD_UNIT=$name.service" --since "@$log_since" -n 40 -o cat --no-pager 2>/dev/null ;;
+    unit) journalctl "_SYSTEMD_UNIT=$name.service" --since "@$log_since" -n 200 -o cat --no-pager 2>/dev/null ;;
     pod | daemon)
-      log=$(new_logs | xargs -r ls -tr | xargs -r cat | tail -n 40)
+      log=$(new_logs | xargs -r ls -tr | xargs -r cat | tail -n 200)
       if [ -n "$log" ]; then
         cut -d' ' -f4- <<<"$log"
       else
@@ -485,7 +485,7 @@ def parse(text: str) -> tuple[dict[str, list[str]], list[str]]:
     for line in told.splitlines():
         key, dummy, value = line.partition(" ")
         values.setdefault(key, []).append(value)
-    return values, kind.tail(log, 40)
+    return values, kind.tail(log, 200)
 
 
 def seen(text: str) -> Seen:

@@ -466,7 +466,7 @@ class Keeper:
         with contextlib.suppress(EngineError):
             if nodes:
                 node, journal = self._journal(nodes, text)
-                details = {"node": node.name, "journal": journal}
+                details = {"node": node.name, "journal": journal[-40:]}
                 said = kind.reason(journal)
                 if said and said not in text:
                     text += f'; the node "{node.name}" says: {said}'
@@ -488,14 +488,14 @@ class Keeper:
         for node in nodes:
             if not node.running:
                 with self.engine.explained(f'Reading the log of "{node.name}"'):
-                    return node, kind.tail(self.engine.api.logs(node.name, tail=40).decode(errors="replace"))
+                    return node, kind.tail(self.engine.api.logs(node.name, tail=200).decode(errors="replace"), 200)
         blamed = next((node for node in nodes if f'"{node.name}"' in text or f" {node.name} " in text), None)
         if blamed is None:
             inactive = [node for node in nodes if self.engine.exec(node.name, ["systemctl", "is-active", "-q", "kubelet"], timeout=10).rc != 0]
             blamed = (inactive or nodes)[0]
         unit = "_SYSTEMD_UNIT=kubelet.service"
-        told = self.engine.exec(blamed.name, ["journalctl", unit, "-n", "40", "-o", "cat", "--no-pager"], timeout=30)
-        return blamed, kind.tail(told.stdout)
+        told = self.engine.exec(blamed.name, ["journalctl", unit, "-n", "200", "-o", "cat", "--no-pager"], timeout=30)
+        return blamed, kind.tail(told.stdout, 200)
 
     def _remove_all(self) -> None:
         """As kind deletes, and what the engine was still making."""

@@ -153,6 +153,18 @@ nodes:
       description: The checksum of the program that ran before.
       type: str
       sample: 0f6f1b5d0c8a7a9b6f0d2c3e4a5b6c7d8e9f0a1b2c3d4e5f60718293a4b5c6d7
+    previous_version:
+      description: The version of the program that ran before, where a swap failed.
+      type: str
+      sample: v1.37.2
+    lost:
+      description: Why the previous program did not become healthy either, where it did not.
+      type: str
+      sample: the node is not Ready
+    said:
+      description: The line of the component's log that tells the most, where a swap failed.
+      type: str
+      sample: F1124 11:40:02.120000    2310 main.go:12] no
     seconds:
       description: How long the swap took.
       type: float
@@ -371,14 +383,15 @@ class Swapper:
             entry["reason"] = value("why") or told.reason
             entry["previous_version"] = value("previous_version")
             entry["lost"] = value("lost")
-            entry["log"] = log
+            entry["said"] = kind.reason(log)
+            entry["log"] = log[-40:]
 
     def _why(self, failed: c.Sequence[dict[str, t.Any]]) -> str:
         """One sentence a node: what happened, why, and what runs now."""
         sentences = []
         for entry in failed:
             what = f'The {self.component} of "{entry["name"]}"'
-            said = kind.reason(entry["log"])
+            said = entry["said"]
             why = entry["reason"] + (f' (its log: "{said}")' if said else "")
             before = f"the previous one{' (' + entry['previous_version'] + ')' if entry['previous_version'] else ''}"
             if entry["result"] == "refused":
