@@ -387,7 +387,7 @@ case $action in
     say state "$(cat "$dir/state.json" 2>/dev/null)"
     say disk "$(on_disk)"
     running | while read -r one; do say running "$one"; done
-    [ "$how" != pod ] || [ -e "$manifest" ] || say absent manifest
+    [ "$how" != pod ] || [ -e "$manifest" ] || [ -e "$dir/previous.yaml" ] || say absent manifest
     ;;
   prepare) # for the DaemonSet: every node has a file that its pod mounts
     lock 300
@@ -527,7 +527,7 @@ def check_program(path: str, head: bytes, size: int, machine: str) -> None:
     number, arch = MACHINES.get(machine, (0, machine))
     has: int = struct.unpack_from("<H", head, 18)[0]
     if has != number:
-        names = {value: name for value, name in MACHINES.values()}
+        names = dict(MACHINES.values())
         raise kind.BadInput(
             f'The program "{path}" is for {names.get(has, f"another machine (ELF {has})")} and the node is {arch}: compile it for linux/{arch}'
         )

@@ -223,7 +223,7 @@ class Keeper:
         self.actions: list[str] = []
         self.process: t.Any = None
         self._program: str | None = None
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", "/"), ".cache")
         self.cache = os.path.join(cache, "nodeforge", "bin")
 
     def run(self) -> dict[str, t.Any]:

@@ -34,28 +34,28 @@ STATIC = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 BROKEN = """package main
 
 import (
-	"fmt"
-	"os"
-	"os/signal"
-	"syscall"
-	"time"
+    "fmt"
+    "os"
+    "os/signal"
+    "syscall"
+    "time"
 )
 
 func main() {
-	for _, argument := range os.Args[1:] {
-		if argument == "--version" {
-			fmt.Println("Kubernetes v1.99.0-WORD")
-			return
-		}
-	}
-	if "WORD" == "crash" {
-		fmt.Fprintln(os.Stderr, "F1124 11:40:02.120000       1 main.go:12] it crashes on purpose")
-		os.Exit(3)
-	}
-	signal.Ignore(syscall.SIGTERM)
-	for {
-		time.Sleep(time.Hour)
-	}
+    for _, argument := range os.Args[1:] {
+        if argument == "--version" {
+            fmt.Println("Kubernetes v1.99.0-WORD")
+            return
+        }
+    }
+    if "WORD" == "crash" {
+        fmt.Fprintln(os.Stderr, "F1124 11:40:02.120000       1 main.go:12] it crashes on purpose")
+        os.Exit(3)
+    }
+    signal.Ignore(syscall.SIGTERM)
+    for {
+        time.Sleep(time.Hour)
+    }
 }
 """
 
@@ -206,8 +206,12 @@ def test_a_cluster_made_by_hand_is_compared_by_its_nodes(inner: Inner) -> None:
         same = inner.cluster(config={**CONFIG, "featureGates": {"AllAlpha": False}})
         assert not same["changed"] and same["differences"] == []
         assert len(inner.cluster(config={})["differences"]) == 1
+        # one that never came to be
+        inner.sh(PLANE, "mv /etc/kubernetes/admin.conf /root")
+        predicted = inner.cluster(state="recreated", check=True)
+        assert predicted["changed"] and "was left half-made" in inner.cluster()["differences"][0]
     finally:
-        inner.sh(PLANE, "mv /root/cluster.json /kind/nodeforge/")
+        inner.sh(PLANE, "mv /root/cluster.json /kind/nodeforge/; mv /root/admin.conf /etc/kubernetes", check=False)
 
 
 def test_lost_access_is_written_again(inner: Inner) -> None:
@@ -391,6 +395,23 @@ def test_static_pods_swapped_and_back(inner: Inner, component: str) -> None:
     other = inner.sh(PLANE, f"sha256sum {manifest}; stat -c '%a %U' {manifest}")
     assert inner.swap(component, binary)["changed"] and inner.swap(component)["changed"]
     assert inner.sh(PLANE, f"sha256sum {manifest}; stat -c '%a %U' {manifest}") == other == before
+    inner.untouched()
+
+
+def test_the_node_dies_while_its_manifest_is_away(inner: Inner) -> None:
+    manifest = "/etc/kubernetes/manifests/kube-scheduler.yaml"
+    before = inner.sh(PLANE, f"sha256sum {manifest}")
+    binary, dummy = inner.other("kube-scheduler")
+    process = inner.swap("kube-scheduler", binary, popen=True)
+    until(lambda: inner.sh(PLANE, f"ls {manifest} 2>/dev/null", check=False) == "")
+    inner.engine.api.kill(PLANE)
+    process.wait(120)
+    inner.engine.api.start(PLANE)
+    until(lambda: inner.sh(PLANE, "kubectl --kubeconfig /etc/kubernetes/admin.conf get --raw /readyz", check=False) == "ok", 120)
+    assert inner.running(PLANE, "kube-scheduler") == [] and inner.swap("kube-scheduler", check=True)["changed"]
+    done = inner.swap("kube-scheduler", binary)
+    assert done["changed"] and inner.running(PLANE, "kube-scheduler") == [sha256(binary)], done
+    assert inner.swap("kube-scheduler")["changed"] and inner.sh(PLANE, f"sha256sum {manifest}") == before
     inner.untouched()
 
 
