@@ -119,7 +119,7 @@ unmount_patch() {
 # server waits for its watchers to leave.
 place() {
   local grace=30 i=0 p uid
-  [ "$name" != kube-apiserver ] || grace=10
+  [ "$name" != kube-apiserver ] || grace=3
   chmod 600 "$beside" && rm -f "$manifest"
   while p=$(pids) && [ -n "$p" ] && [ "$i" -lt 100 ]; do
     [ "$i" -lt "$grace" ] || kill -s KILL $p 2>/dev/null

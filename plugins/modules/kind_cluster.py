@@ -390,9 +390,11 @@ class Keeper:
     def _error(out: str, err: str) -> str:
         """What kind says about its failure, without its progress."""
         lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip() for line in (err or out).splitlines()]
-        errors = [line[len("ERROR: ") :] for line in lines if line.startswith("ERROR: ")]
         useful = [line for line in lines if line and not line.startswith(("✓", "✗", "•", "Stack Trace"))]
-        return (errors or useful or ["it says nothing"])[0 if errors else -1][:400]
+        for line, after in zip(useful, [*useful[1:], ""]):
+            if line.startswith("ERROR: "):
+                return (line[len("ERROR: ") :] + (f" {after}" if line.endswith(":") else ""))[:400]
+        return (useful or ["it says nothing"])[-1][:400]
 
     def _await_ready(self) -> None:
         """All nodes have to be Ready: kind itself waits for control planes only, and its time-out is no failure."""
