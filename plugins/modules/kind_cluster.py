@@ -317,7 +317,7 @@ class Keeper:
 
     # acting
 
-    def _kind(self, *arguments: str, data: str | None = None) -> tuple[int, str, str]:
+    def _kind(self, *arguments: str) -> tuple[int, str, str]:
         """Runs kind against the same engine; an interrupt ends it, too."""
         if self._program is None:
             path = os.pathsep.join([os.environ.get("PATH", os.defpath), self.cache])
@@ -339,7 +339,6 @@ class Keeper:
             return self.module.run_command(
                 # a group of its own, as the commands that kind runs would go on without it
                 ["setsid", self._program, *arguments],
-                data=data,
                 environ_update=environment,
                 before_communicate_callback=started,
                 handle_exceptions=False,
@@ -365,12 +364,15 @@ class Keeper:
         plan = kind.planned(self.config, self.image)
         began = time.monotonic()
         if not self.module.check_mode:
-            command = self._with_kubeconfig("create", "cluster", "--config", "-", "--wait", "0s", "--retain")
+            # a file, as kind may end before it has read all of its input; JSON is YAML
+            document = os.path.join(self.module.tmpdir, f"{self.name}.yaml")
+            with open(document, "w", encoding="utf-8") as file:
+                json.dump(self.config, file)
+            command = self._with_kubeconfig("create", "cluster", "--config", document, "--wait", "0s", "--retain")
             if self.image:
                 command += ["--image", self.image]
             try:
-                # JSON is YAML
-                rc, out, err = self._kind(*command, data=json.dumps(self.config))
+                rc, out, err = self._kind(*command)
                 if rc != 0:
                     raise EngineError(f'The cluster "{self.name}" could not be created: {self._error(out, err)}')
                 self._await_ready()
