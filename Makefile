@@ -23,7 +23,7 @@ export ANSIBLE_HOME := $(here)/.cache/ansible
 export PIP_NO_INPUT := 1
 
 .NOTPARALLEL:
-.PHONY: help node variant preflight cluster swap host test test-unit test-sanity test-integration test-e2e versions molecule lint bench docs changelog clean distclean venv venv-test
+.PHONY: help node variant preflight cluster swap host test test-unit test-sanity test-integration test-e2e versions inner-loop molecule lint bench docs changelog clean distclean venv venv-test
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' Makefile
@@ -78,6 +78,9 @@ test-e2e: venv-test host ## the node image boots and traffic flows
 
 versions: venv-test host ## other versions of Kubernetes and the documented patch, compiled and booted [VERSIONS="v1.34.4 …"]; takes an hour
 	$(pytest) tests/versions -s $(PYTEST_ARGS)
+
+inner-loop: venv-test host ## clusters, and components swapped in them, also under faults; takes ten minutes
+	$(pytest) tests/inner_loop $(PYTEST_ARGS)
 
 bench: venv-test host ## measure, with kind on the same inputs beside
 	$(bin)/python tests/bench/bench.py $(BENCH_ARGS)

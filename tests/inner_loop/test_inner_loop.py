@@ -23,8 +23,7 @@ import typing as t
 
 import docker
 import pytest
-
-from .conftest import ROOT, Play
+from e2e.conftest import ROOT, build
 
 CLUSTER = os.environ.get("INNER_CLUSTER", "nodeforge-inner")
 CONFIG = {"nodes": [{"role": "control-plane"}, {"role": "worker"}]}
@@ -146,11 +145,15 @@ def sha256(path: pathlib.Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def inner(request: pytest.FixtureRequest, run_module: t.Any, engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Inner]:
-    image = os.environ.get("INNER_IMAGE")
-    if not image:
-        play: Play = request.getfixturevalue("node_image")
-        image = play.summary["image"]
+def engine() -> docker.DockerClient:
+    return docker.from_env(timeout=300)
+
+
+@pytest.fixture(scope="module")
+def inner(
+    ansible_env: dict[str, str], run_module: t.Any, engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
+) -> t.Iterator[Inner]:
+    image = os.environ.get("INNER_IMAGE") or build(ansible_env).summary["image"]
     inner = Inner(engine, run_module, image, tmp_path_factory.mktemp("inner"))
     try:
         made = inner.cluster()
