@@ -202,16 +202,37 @@ def file_name(component: str) -> str:
 
 
 def find_parts(root: str, arch: str, components: c.Iterable[str]) -> dict[str, str]:
-    """Component to path in a directory. Where several places hold one, the file that was made last counts."""
+    """Component to path in a directory. Where several places hold one, the file that was made last counts.
+
+    Places that name the platform go first: what lies in others may be any platform's, such as that which was built last.
+    """
     inner = os.path.join(root, "_output")
     found = {}
     for component in components:
-        places = BINARY_PLACES if component in BINARIES else IMAGE_PLACES
-        paths = [os.path.join(base, place.format(arch=arch), file_name(component)) for base in (root, inner) for place in places]
-        paths = [path for path in paths if os.path.isfile(path)]
+        named, others = [], []
+        for base in (root, inner):
+            for place in BINARY_PLACES if component in BINARIES else IMAGE_PLACES:
+                path = os.path.join(base, place.format(arch=arch), file_name(component))
+                if os.path.isfile(path):
+                    (named if "{arch}" in place else others).append(path)
+        if not named and len(others) > 1:
+            named = [path for path in others if _belongs(component, path, f"linux/{arch}")]
+        paths = named or others
         if paths:
             found[component] = os.path.normpath(max(paths, key=lambda path: os.stat(path).st_mtime_ns))
     return found
+
+
+def _belongs(component: str, path: str, platform: str) -> bool:
+    try:
+        _facts(component, path, platform)
+    except (TreeError, OSError):
+        return False
+    return True
+
+
+def _facts(component: str, path: str, platform: str) -> dict[str, t.Any]:
+    return elf_facts(path, platform, WRONG_PLATFORM) if component in BINARIES else {"ref": archive_facts(path, platform, WRONG_PLATFORM)}
 
 
 def member_part(name: str) -> str | None:
@@ -241,10 +262,7 @@ def describe(parts: c.Mapping[str, str], platform: str, hashes: HashCache) -> di
     for name, path in parts.items():
         try:
             entry = {"path": path, "sha256": hashes.sha256(path), "size": os.path.getsize(path)}
-            if name in BINARIES:
-                outputs["binaries"][name] = {**entry, **elf_facts(path, platform, WRONG_PLATFORM)}
-            else:
-                outputs["images"][name] = {**entry, "ref": archive_facts(path, platform, WRONG_PLATFORM)}
+            outputs["binaries" if name in BINARIES else "images"][name] = {**entry, **_facts(name, path, platform)}
         except OSError as e:
             raise TreeError(f'"{path}" cannot be read ({e.strerror}); change its permissions or become its owner.') from e
     return outputs

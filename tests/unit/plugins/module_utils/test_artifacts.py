@@ -129,6 +129,30 @@ def test_parts_of_both_platforms(tmp_path: pathlib.Path) -> None:
         artifacts.check_parts(found, ["kubeadm", "kubelet", "kube-scheduler"], "X", "linux/arm64")
 
 
+def test_places_of_no_platform_do_not_hide_those_of_one(tmp_path: pathlib.Path) -> None:
+    def lay(place: str, age: int, arch: str = "") -> str:
+        path = tmp_path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(ELF + bytes([{"amd64": 62, "arm64": 183}[arch], 0]) + bytes(100) if arch else b"")
+        os.utime(path, (1000 - age, 1000 - age))
+        return str(path)
+
+    def kubelet(arch: str) -> str | None:
+        return artifacts.find_parts(str(tmp_path), arch, ["kubelet"]).get("kubelet")
+
+    ELF = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00"
+    # as make leaves it, with bin for the platform that was built last
+    older, newer = lay("_output/local/bin/linux/amd64/kubelet", 3), lay("_output/local/bin/linux/arm64/kubelet", 2)
+    last = lay("_output/bin/kubelet", 1, "arm64")
+    assert kubelet("amd64") == older and kubelet("arm64") == newer
+    # none names its platform: that which is of another one is passed by, unless it is the only one
+    os.unlink(older)
+    other = lay("kubelet", 4, "amd64")
+    assert kubelet("amd64") == other
+    os.unlink(other)
+    assert kubelet("amd64") == last
+
+
 def test_versions() -> None:
     def images(*tags: str) -> dict[str, dict[str, str]]:
         return {str(number): {"ref": f"registry.k8s.io/x-amd64:{tag}"} for number, tag in enumerate(tags)}
