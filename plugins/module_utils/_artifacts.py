@@ -14,6 +14,7 @@ import collections.abc as c
 import contextlib
 import gzip
 import hashlib
+import json
 import os
 import posixpath
 import re
@@ -22,6 +23,7 @@ import typing as t
 import urllib.parse
 import zlib
 
+from ansible_collections.nodeforge.kind.plugins.module_utils._registry import split_url
 from ansible_collections.nodeforge.kind.plugins.module_utils._tree import (
     CHUNK,
     SERVER_IMAGES,
@@ -79,10 +81,9 @@ class Source(t.NamedTuple):
 
 def parse_source(text: str) -> Source:
     """``v1.34.4``, ``release/stable-1.34``, ``ci/latest`` (or with a colon), a URL, or else a path."""
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
-    if scheme:
-        parts = urllib.parse.urlsplit(text)
-        if scheme.group(1) not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        parts = split_url(text)
+        if parts is None:
             raise TreeError(f'The source "{text}" is not a URL of a file; write it like https://example.com/kubernetes-server-linux-amd64.tar.gz.')
         if parts.username or parts.password:
             raise TreeError(f'The URL at "{parts.hostname}" in source has credentials, which logs would show; put them into ~/.netrc.')
@@ -120,21 +121,14 @@ def check_components(names: c.Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def marker_version(text: str, url: str) -> str:
-    version = text.strip()
-    if not VERSION.match(version):
-        raise TreeError(f'{url} holds "{version[:60]}", which is not a version such as v1.37.2; correct the marker or the server in urls.')
-    return version
-
-
 def server_url(server: str, *path: str) -> str:
     """The plus of a version has a meaning of its own in some servers' paths."""
     return "/".join([server.rstrip("/"), *(urllib.parse.quote(part) for part in path)])
 
 
 def check_server(url: str) -> str:
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    parts = split_url(url)
+    if parts is None:
         raise TreeError(f'"{url}" in urls is not a URL; write it like {SERVER}.')
     if parts.username or parts.password:
         raise TreeError(f'The URL at "{parts.hostname}" in urls has credentials, which logs would show; put them into ~/.netrc.')
@@ -276,7 +270,12 @@ def tagged_version(images: c.Mapping[str, c.Mapping[str, t.Any]]) -> str | None:
 
 
 def printed_version(text: str) -> str | None:
-    """What kubelet --version and its like print."""
+    """What kubelet --version and its like print, or kubectl as JSON."""
+    if text.lstrip().startswith("{"):
+        try:
+            text = str(json.loads(text)["clientVersion"]["gitVersion"])
+        except (ValueError, KeyError, TypeError):
+            return None
     return next((word for word in text.split() if VERSION.match(word)), None)
 
 

@@ -33,17 +33,18 @@ MAX_TEXT = 64 * 1024
 REPORT_EVERY = 5
 MISSING = "it is not there"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NETWORK = (urllib.error.URLError, http.client.HTTPException, OSError)
+# a ValueError is what a redirect to no URL ends in
+NETWORK = (urllib.error.URLError, http.client.HTTPException, OSError, ValueError)
+
+Read = t.TypeVar("Read")
 
 
 class Failed(Exception):
     """One try that came to nothing."""
 
-    def __init__(self, cause: Cause, wait: float | None = None) -> None:
+    def __init__(self, cause: Cause) -> None:
         super().__init__(cause.text)
         self.cause = cause
-        # what the server asks to wait
-        self.wait = wait
 
 
 class DownloadError(TreeError):
@@ -87,8 +88,9 @@ def cause_of(error: BaseException) -> Cause:
         if error.code in (401, 403, 407):
             return Cause(f"it is not given to everybody ({told})", False, "put the user and password for that host into ~/.netrc, or name another server")
         if error.code == 429:
-            return Cause(f"it limits requests ({told})", True, "wait, or name another server", patience=4)
-        return Cause(f"the server answered {told}", error.code in (408, 425) or error.code >= 500, "try again later, or name another server")
+            return Cause(f"it limits requests ({told})", True, "wait, or name another server", patience=4, wait=retry_after(error))
+        again = error.code in (408, 425) or error.code >= 500
+        return Cause(f"the server answered {told}", again, "try again later, or name another server", wait=retry_after(error))
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, ssl.SSLCertVerificationError):
         why = getattr(reason, "verify_message", reason)
@@ -101,15 +103,17 @@ def cause_of(error: BaseException) -> Cause:
         return Cause("it gave no answer in time", True, "mend the network, or name another server")
     if isinstance(reason, ConnectionRefusedError):
         return Cause("the connection was refused", True, "start the server, or correct the URL or the proxy")
+    if isinstance(reason, (http.client.InvalidURL, ValueError)) and not isinstance(reason, OSError):
+        return Cause(f"it leads to what is no URL ({reason})", False, "correct the URL, or name another server")
     if isinstance(reason, (http.client.HTTPException, ConnectionError)):
         return Cause("the connection broke off", True, "mend the network, or name another server")
     return Cause(str(getattr(reason, "strerror", None) or reason or type(error).__name__), True, "mend the network, or name another server")
 
 
-def retry_after(error: BaseException) -> float | None:
-    """Seconds that the server asks to wait; those that it asks for in vain are a minute."""
-    value = error.headers.get("Retry-After", "") if isinstance(error, urllib.error.HTTPError) and error.headers else ""
-    return min(60.0, float(value)) if re.match(r"\d+\Z", value.strip()) else None
+def retry_after(error: urllib.error.HTTPError) -> float:
+    """Seconds that the server asks to wait."""
+    value = str(error.headers.get("Retry-After", "") if error.headers else "").strip()
+    return float(value) if re.match(r"[0-9]{1,9}\Z", value) else 0.0
 
 
 class Downloader:
@@ -131,15 +135,15 @@ class Downloader:
 
     # -- one server after the other ------------------------------------------------------------------------------------
 
-    def text(self, urls: c.Sequence[str]) -> tuple[str, str]:
-        """A small file from the first server that has it, and its URL."""
-        return self._first(urls, self._text)
+    def text(self, urls: c.Sequence[str], read: t.Callable[[str], Read]) -> Read:
+        """What ``read`` finds in a small file of the first server that has it; it raises Failed where that is not what was asked for."""
+        return self._first(urls, lambda url: read(self._text(url)))[0]
 
     def file(self, urls: c.Sequence[str], destination: str, checksum: Checksum) -> str:
         """A file under its name, once it is whole and right; the URL that gave it. What came of it stays in ``.part`` after a failure."""
         return self._first(urls, lambda url: self._file(url, destination, checksum))[1]
 
-    def _first(self, urls: c.Sequence[str], get: t.Callable[[str], str]) -> tuple[str, str]:
+    def _first(self, urls: c.Sequence[str], get: t.Callable[[str], Read]) -> tuple[Read, str]:
         failures: list[tuple[str, Cause]] = []
         for url in urls:
             try:
@@ -156,7 +160,7 @@ class Downloader:
         """Waits before the next try, or gives up."""
         if not failure.cause.retry or attempt >= self.retries:
             raise failure
-        wait = failure.wait if failure.wait is not None else backoff(attempt, self.delay, failure.cause.patience)
+        wait = backoff(attempt, self.delay, failure.cause.patience, wait=failure.cause.wait)
         self.log(f"{failure.cause.text}, trying again in {wait:.1f} s")
         while wait > 0:
             self.sleep(min(wait, 1))
@@ -188,7 +192,7 @@ class Downloader:
                     text: bytes = response.read(MAX_TEXT)
                 return text.decode("utf-8", "replace")
             except NETWORK as e:
-                attempt = self._tried(attempt, Failed(cause_of(e), retry_after(e)))
+                attempt = self._tried(attempt, Failed(cause_of(e)))
 
     def _file(self, url: str, destination: str, checksum: Checksum) -> str:
         part = f"{destination}.part"
@@ -201,7 +205,7 @@ class Downloader:
                 except NETWORK as e:
                     if not isinstance(e, urllib.error.URLError) and (getattr(e, "filename", None) or getattr(e, "errno", 0) in FULL):
                         raise  # not the network's, but of the file here
-                    raise Failed(cause_of(e), retry_after(e)) from e
+                    raise Failed(cause_of(e)) from e
             except Failed as e:
                 # as long as something comes each time, a long way over a bad line has no fixed number of tries
                 if size_of(part) > furthest:

@@ -221,7 +221,8 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._tree import (
 
 # Seconds that a program may take to print its version
 PRINT_TIMEOUT = 60
-PRINT = {"kubelet": ["--version"], "kubeadm": ["version", "--output=short"], "kubectl": ["version", "--client"]}
+# Before 1.28 kubectl otherwise prints the version of its Kustomize as the first one that can be read
+PRINT = {"kubelet": ["--version"], "kubeadm": ["version", "--output=short"], "kubectl": ["version", "--client", "--output=json"]}
 WATCH_EVERY = 5
 FACTS = "facts.json"
 FORMAT = 1

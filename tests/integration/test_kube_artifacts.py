@@ -116,6 +116,25 @@ def test_what_was_not_built_together(run_module, tmp_path) -> None:
     assert f'kubelet in "{tmp_path}" says that it is v1.37.2, while the version is v1.36.0' in json.dumps(result["warnings"]).replace('\\"', '"')
 
 
+def test_what_kubectl_prints_besides(run_module, tmp_path) -> None:
+    """kubectl up to 1.27, where what it says first is no word of its own."""
+    if not shutil.which("cc"):
+        pytest.skip("no C compiler here")
+    source = tmp_path / "kubectl.c"
+    source.write_text(
+        '''#include <stdio.h>
+#include <string.h>
+int main(int count, char **values) {
+  for (int n = 1; n < count; n++)
+    if (!strcmp(values[n], "--output=json")) return puts("{\\"clientVersion\\": {\\"gitVersion\\": \\"v1.25.16\\"}, \\"kustomizeVersion\\": \\"v4.5.7\\"}") < 0;
+  return puts("Client Version: version.Info{Major:\\"1\\", GitVersion:\\"v1.25.16\\"}\\nKustomize Version: v4.5.7") < 0;
+}
+'''
+    )
+    subprocess.run(["cc", "-o", str(tmp_path / "kubectl"), str(source)], check=True)
+    assert run_module("kube_artifacts", {"source": str(tmp_path), "components": ["kubectl"]})["version"] == "v1.25.16"
+
+
 def lay(directory: pathlib.Path, files: dict[str, bytes]) -> str:
     for name, content in files.items():
         path = directory / name

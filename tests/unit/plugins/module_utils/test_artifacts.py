@@ -42,7 +42,16 @@ def test_sources(text: str, source: tuple[str, str, str]) -> None:
     assert artifacts.parse_source(text) == source
 
 
-@pytest.mark.parametrize("text", ["", " ", "ftp://x/y", "https:///y", "https://x/y?z", "https://a:b@x/y", "release/", "ci/../x", "ci/a b", "file:///x"])
+BAD_URLS = ["http://[::1/x", "http://[bad", "http://x:99999/y", "http://x:port/y", "http://x:0/y", "https://a b/y"]
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
+def test_no_servers(url: str) -> None:
+    with pytest.raises(TreeError, match="in urls is not a URL; write it like"):
+        artifacts.check_server(url)
+
+
+@pytest.mark.parametrize("text", ["", " ", "ftp://x/y", "https:///y", "https://x/y?z", "https://a:b@x/y", "release/", "ci/../x", "ci/a b", "file:///x", *BAD_URLS])
 def test_no_sources(text: str) -> None:
     with pytest.raises(TreeError) as e:
         artifacts.parse_source(text)
@@ -162,7 +171,10 @@ def test_versions() -> None:
     for tags in (("v1.37.2", "v1.37.3"), ("main",), ()):
         assert artifacts.tagged_version(images(*tags)) is None
     assert artifacts.printed_version("Kubernetes v1.37.2\n") == "v1.37.2"
-    assert artifacts.printed_version("Client Version: v1.37.2\nKustomize Version: v5.7.1\n") == "v1.37.2"
+    for version in ("v1.25.16", "v1.38.0-alpha.0.1+abc"):
+        assert artifacts.printed_version(f'{{"kustomizeVersion": "v4.5.7",\n "clientVersion": {{"major": "1", "gitVersion": "{version}"}}}}\n') == version
+    for text in ("{", "{}", '{"clientVersion": null}', '{"clientVersion": {"gitVersion": "main"}}'):
+        assert artifacts.printed_version(text) is None
     assert artifacts.printed_version("usage: true") is None
 
 
@@ -193,6 +205,8 @@ def answer(code: int, **headers: str) -> urllib.error.HTTPError:
         (ConnectionResetError(errno.ECONNRESET, "x"), "broke off", True),
         (http.client.IncompleteRead(b""), "broke off", True),
         (urllib.error.URLError(ssl.SSLCertVerificationError("x")), "not trusted", False),
+        (http.client.InvalidURL("nonnumeric port: 'x'"), "what is no URL", False),
+        (ValueError("Invalid IPv6 URL"), "what is no URL", False),
         (OSError(errno.EHOSTUNREACH, "No route to host"), "No route to host", True),
     ],
 )
@@ -207,9 +221,8 @@ def test_headers() -> None:
     assert download.content_range("bytes */20") == (None, 20)
     assert download.content_range("pages 1-2/3") == download.content_range(None) == (None, None)
     assert download.retry_after(answer(429, Retry_After="7")) == 7
-    assert download.retry_after(answer(429, Retry_After="999999")) == 60
-    assert download.retry_after(answer(429, Retry_After="Wed, 21 Oct 2026 07:28:00 GMT")) is None
-    assert download.retry_after(socket.timeout()) is None
+    assert download.cause_of(answer(503, Retry_After="7")).wait == download.cause_of(answer(429, Retry_After=" 7 ")).wait == 7
+    assert download.retry_after(answer(429, Retry_After="Wed, 21 Oct 2026 07:28:00 GMT")) == download.retry_after(answer(429)) == 0
     assert download.validator({"ETag": '"x"', "Last-Modified": "y"}) == '"x"'
     assert download.validator({"ETag": 'W/"x"', "Last-Modified": "y"}) == "y"
     assert download.validator({}) is None
@@ -220,8 +233,15 @@ def test_waiting_between_tries() -> None:
     lines: list[str] = []
     worker = download.Downloader(timeout=1, retries=2, delay=1, sleep=slept.append, log=lines.append)
     later = Cause("trouble", True, "wait")
-    assert worker._tried(0, download.Failed(later, 2.5)) == 1
+    assert worker._tried(0, download.Failed(later._replace(wait=2.5))) == 1
     assert slept == [1, 1, 0.5] and "trying again in 2.5 s" in lines[0]
+    slept.clear()
+    # the least, not instead of the delay; and no longer than somebody waits
+    worker._tried(1, download.Failed(download.cause_of(answer(503, Retry_After="0"))))
+    assert 1 <= sum(slept) <= 3
+    slept.clear()
+    worker._tried(0, download.Failed(download.cause_of(answer(503, Retry_After="99999"))))
+    assert sum(slept) == 300
     slept.clear()
     worker._tried(1, download.Failed(later))
     assert 1 <= sum(slept) <= 3
