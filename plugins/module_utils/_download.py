@@ -16,6 +16,7 @@ import re
 import shutil
 import socket
 import ssl
+import tempfile
 import time
 import typing as t
 import urllib.error
@@ -31,6 +32,7 @@ CHUNK = 256 * 1024
 MAX_TEXT = 64 * 1024
 # Seconds between two lines of progress
 REPORT_EVERY = 5
+CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 MISSING = "it is not there"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # a ValueError is what a redirect to no URL ends in
@@ -116,6 +118,31 @@ def retry_after(error: urllib.error.HTTPError) -> float:
     return float(value) if re.match(r"[0-9]{1,9}\Z", value) else 0.0
 
 
+def check_authorities(path: str) -> str:
+    """A file that ca_path names."""
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError as e:
+        raise TreeError(f'The file "{path}" of ca_path holds no certificate; give one in PEM format.') from e
+    except OSError as e:
+        raise TreeError(f'The certificates "{path}" of ca_path cannot be read ({e.strerror or e}); correct the path.') from e
+    return path
+
+
+def authorities(path: str) -> str:
+    """Certificates in this file and of this host, as one text: with a file Ansible trusts nobody else."""
+    paths = ssl.get_default_verify_paths()
+    files = [path, paths.cafile or ""]
+    for directory in os.environ.get(paths.openssl_capath_env, paths.openssl_capath).split(os.pathsep):
+        with contextlib.suppress(OSError):
+            files += [os.path.join(directory, name) for name in sorted(os.listdir(directory))]
+    found: dict[str, None] = {}
+    for file in dict.fromkeys(os.path.realpath(file) for file in files):
+        with contextlib.suppress(OSError), open(file, encoding="utf-8", errors="replace") as certificates:
+            found.update(dict.fromkeys(CERTIFICATE.findall(certificates.read())))
+    return "\n".join([*found, ""])
+
+
 class Downloader:
     """Requests with retries. ``tick`` is called often and may end everything by raising; ``log`` takes lines of progress."""
 
@@ -131,6 +158,7 @@ class Downloader:
         sleep: t.Callable[[float], None] = time.sleep,
     ) -> None:
         self.timeout, self.retries, self.delay, self.ca_path = timeout, retries, delay, ca_path
+        self.bundle: t.Any = None
         self.tick, self.log, self.sleep = tick, log, sleep
 
     # -- one server after the other ------------------------------------------------------------------------------------
@@ -170,12 +198,16 @@ class Downloader:
 
     @contextlib.contextmanager
     def _open(self, url: str, headers: dict[str, str]) -> t.Iterator[t.Any]:
+        if self.ca_path and self.bundle is None:
+            self.bundle = tempfile.NamedTemporaryFile("w", suffix=".pem", encoding="utf-8")  # gone with this process
+            self.bundle.write(authorities(self.ca_path))
+            self.bundle.flush()
         # no encoding on the way: what is counted and continued is the file itself
         response = open_url(
             url,
             headers={"Accept-Encoding": "identity", **headers},
             timeout=self.timeout,
-            ca_path=self.ca_path,
+            ca_path=self.bundle.name if self.bundle else None,
             decompress=False,
             http_agent="nodeforge.kind",
         )

@@ -51,7 +51,9 @@ def test_no_servers(url: str) -> None:
         artifacts.check_server(url)
 
 
-@pytest.mark.parametrize("text", ["", " ", "ftp://x/y", "https:///y", "https://x/y?z", "https://a:b@x/y", "release/", "ci/../x", "ci/a b", "file:///x", *BAD_URLS])
+@pytest.mark.parametrize(
+    "text", ["", " ", "ftp://x/y", "https:///y", "https://x/y?z", "https://a:b@x/y", "release/", "ci/../x", "ci/a b", "file:///x", *BAD_URLS]
+)
 def test_no_sources(text: str) -> None:
     with pytest.raises(TreeError) as e:
         artifacts.parse_source(text)
@@ -272,3 +274,23 @@ def test_progress_lines() -> None:
     assert download.progress("k", 50_000_000, 200_000_000, 1_500_000) == "k: 50 of 200 MB (25 %), 1.5 MB/s"
     assert download.progress("k", 50_000_000, None, 1_500_000) == "k: 50 MB, 1.5 MB/s"
     assert download.posix_name("https://x/a/b%2Bc.tar.gz") == "b+c.tar.gz" and download.posix_name("https://x/") == "x"
+
+
+def test_authorities_of_ones_own_and_of_the_host(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    def certificate(name: str) -> str:
+        return f"-----BEGIN CERTIFICATE-----\n{name}\n-----END CERTIFICATE-----"
+
+    names = {"own.pem": certificate("own") + "\n" + certificate("own2"), "host.pem": "words\n" + certificate("host"), "dir/a.0": certificate("dir")}
+    (tmp_path / "dir").mkdir()
+    for name, text in names.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "dir/b.0").symlink_to("a.0")
+    (tmp_path / "dir/key").write_text("-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "host.pem"))
+    monkeypatch.setenv("SSL_CERT_DIR", f"{tmp_path}/nowhere:{tmp_path}/dir")
+    expected = [certificate(name) for name in ("own", "own2", "host", "dir")]
+    assert download.authorities(str(tmp_path / "own.pem")) == "\n".join([*expected, ""])
+    with pytest.raises(TreeError, match='nowhere" of ca_path cannot be read'):
+        download.check_authorities(str(tmp_path / "nowhere"))
+    with pytest.raises(TreeError, match='key" of ca_path holds no certificate'):
+        download.check_authorities(str(tmp_path / "dir/key"))
