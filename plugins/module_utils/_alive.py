@@ -29,7 +29,7 @@ def announce(log_path: str) -> None:
 
 
 class Long(Exception):
-    """The module would take long from here on; with QUICK its result says so (LONG), and it is run again."""
+    """The module would take long from here on; with QUICK its result is no more than that, and it is run again."""
 
 
 def abandoned() -> bool:

@@ -30,7 +30,7 @@ attributes:
   idempotent:
     support: full
     details:
-      - A change is what was downloaded or unpacked. A directory is never changed.
+      - A change is what was downloaded or unpacked, not what the cache remembers of it. A directory is never changed.
       - A marker such as V(ci/latest) names another version at another time.
 options:
   source:
@@ -47,7 +47,7 @@ options:
     description:
       - Which components to take, by default all that a node needs.
       - C(kubeadm), C(kubectl) and C(kubelet) are binaries, the others image archives. Only where one of those is among them the large
-        archive of the server is downloaded.
+        archive of the server is downloaded. Where that is unpacked already, binaries are taken from it, too.
     type: list
     elements: str
     choices: [kubeadm, kubectl, kubelet, kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy]

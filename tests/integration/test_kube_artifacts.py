@@ -374,7 +374,7 @@ def test_an_archive_is_read_once(run_module, args, archive, tmp_path) -> None:
     assert run_module("kube_artifacts", args, env=quick)["checksum"] == f"sha256:{digest}"
     # in another algorithm, too, as long as the content is the same
     args["checksum"] = f"sha512:{hashlib.sha512(archive).hexdigest()}"
-    for _n in range(2):
+    for dummy in range(2):
         assert not run_module("kube_artifacts", args)["changed"]
     assert args["checksum"] in ref.read_text()
     assert "instead of " in run_module("kube_artifacts", {**args, "checksum": "sha512:" + "0" * 128})["msg"]
