@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+import typing as t
+
+from ansible_collections.nodeforge.kind.plugins.module_utils._tree import QUICK_VARIABLE
 from ansible_collections.nodeforge.kind.plugins.plugin_utils._live_log import LiveLogActionBase
 
 
@@ -14,3 +17,8 @@ class ActionModule(LiveLogActionBase):
 
     # its own option is the patience with a silent server, and a slow line may take hours
     JOB_LIMIT = 7 * 24 * 3600
+
+    def _answer(self, task_vars: dict[str, t.Any]) -> dict[str, t.Any] | None:
+        """For real, up to where it would take long: what a server says has to be remembered even where nothing changes."""
+        result = self._execute_with({QUICK_VARIABLE: "1"}, task_vars=task_vars)
+        return None if result.get("long") else result

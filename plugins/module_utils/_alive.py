@@ -11,10 +11,12 @@ import os
 import select
 import time
 
-from ansible_collections.nodeforge.kind.plugins.module_utils._tree import ALIVE_VARIABLE
+from ansible_collections.nodeforge.kind.plugins.module_utils._tree import ALIVE_VARIABLE, QUICK_VARIABLE
 
 # The action plugin touches it as long as it waits; empty where a module runs without that plugin.
 FILE = os.environ.get(ALIVE_VARIABLE, "")
+# Whether to end where it would take long.
+QUICK = bool(os.environ.get(QUICK_VARIABLE))
 # How long a module goes on when nobody does.
 PATIENCE = 120
 
@@ -24,6 +26,10 @@ def announce(log_path: str) -> None:
     if FILE:
         with contextlib.suppress(FileNotFoundError), open(FILE, "r+", encoding="utf-8") as file:
             file.write(f"{log_path}\n")
+
+
+class Long(Exception):
+    """The module would take long from here on; with QUICK its result is no more than that, and it is run again."""
 
 
 def abandoned() -> bool:

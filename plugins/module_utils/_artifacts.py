@@ -14,6 +14,7 @@ import collections.abc as c
 import contextlib
 import gzip
 import hashlib
+import json
 import os
 import posixpath
 import re
@@ -22,6 +23,7 @@ import typing as t
 import urllib.parse
 import zlib
 
+from ansible_collections.nodeforge.kind.plugins.module_utils._registry import split_url
 from ansible_collections.nodeforge.kind.plugins.module_utils._tree import (
     CHUNK,
     SERVER_IMAGES,
@@ -79,10 +81,9 @@ class Source(t.NamedTuple):
 
 def parse_source(text: str) -> Source:
     """``v1.34.4``, ``release/stable-1.34``, ``ci/latest`` (or with a colon), a URL, or else a path."""
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
-    if scheme:
-        parts = urllib.parse.urlsplit(text)
-        if scheme.group(1) not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        parts = split_url(text)
+        if parts is None:
             raise TreeError(f'The source "{text}" is not a URL of a file; write it like https://example.com/kubernetes-server-linux-amd64.tar.gz.')
         if parts.username or parts.password:
             raise TreeError(f'The URL at "{parts.hostname}" in source has credentials, which logs would show; put them into ~/.netrc.')
@@ -120,21 +121,14 @@ def check_components(names: c.Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def marker_version(text: str, url: str) -> str:
-    version = text.strip()
-    if not VERSION.match(version):
-        raise TreeError(f'{url} holds "{version[:60]}", which is not a version such as v1.37.2; correct the marker or the server in urls.')
-    return version
-
-
 def server_url(server: str, *path: str) -> str:
     """The plus of a version has a meaning of its own in some servers' paths."""
     return "/".join([server.rstrip("/"), *(urllib.parse.quote(part) for part in path)])
 
 
 def check_server(url: str) -> str:
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    parts = split_url(url)
+    if parts is None:
         raise TreeError(f'"{url}" in urls is not a URL; write it like {SERVER}.')
     if parts.username or parts.password:
         raise TreeError(f'The URL at "{parts.hostname}" in urls has credentials, which logs would show; put them into ~/.netrc.')
@@ -202,16 +196,37 @@ def file_name(component: str) -> str:
 
 
 def find_parts(root: str, arch: str, components: c.Iterable[str]) -> dict[str, str]:
-    """Component to path in a directory. Where several places hold one, the file that was made last counts."""
+    """Component to path in a directory. Where several places hold one, the file that was made last counts.
+
+    Places that name the platform go first: what lies in others may be any platform's, such as that which was built last.
+    """
     inner = os.path.join(root, "_output")
     found = {}
     for component in components:
-        places = BINARY_PLACES if component in BINARIES else IMAGE_PLACES
-        paths = [os.path.join(base, place.format(arch=arch), file_name(component)) for base in (root, inner) for place in places]
-        paths = [path for path in paths if os.path.isfile(path)]
+        named, others = [], []
+        for base in (root, inner):
+            for place in BINARY_PLACES if component in BINARIES else IMAGE_PLACES:
+                path = os.path.join(base, place.format(arch=arch), file_name(component))
+                if os.path.isfile(path):
+                    (named if "{arch}" in place else others).append(path)
+        if not named and len(others) > 1:
+            named = [path for path in others if _belongs(component, path, f"linux/{arch}")]
+        paths = named or others
         if paths:
             found[component] = os.path.normpath(max(paths, key=lambda path: os.stat(path).st_mtime_ns))
     return found
+
+
+def _belongs(component: str, path: str, platform: str) -> bool:
+    try:
+        _facts(component, path, platform)
+    except (TreeError, OSError):
+        return False
+    return True
+
+
+def _facts(component: str, path: str, platform: str) -> dict[str, t.Any]:
+    return elf_facts(path, platform, WRONG_PLATFORM) if component in BINARIES else {"ref": archive_facts(path, platform, WRONG_PLATFORM)}
 
 
 def member_part(name: str) -> str | None:
@@ -241,10 +256,7 @@ def describe(parts: c.Mapping[str, str], platform: str, hashes: HashCache) -> di
     for name, path in parts.items():
         try:
             entry = {"path": path, "sha256": hashes.sha256(path), "size": os.path.getsize(path)}
-            if name in BINARIES:
-                outputs["binaries"][name] = {**entry, **elf_facts(path, platform, WRONG_PLATFORM)}
-            else:
-                outputs["images"][name] = {**entry, "ref": archive_facts(path, platform, WRONG_PLATFORM)}
+            outputs["binaries" if name in BINARIES else "images"][name] = {**entry, **_facts(name, path, platform)}
         except OSError as e:
             raise TreeError(f'"{path}" cannot be read ({e.strerror}); change its permissions or become its owner.') from e
     return outputs
@@ -258,7 +270,12 @@ def tagged_version(images: c.Mapping[str, c.Mapping[str, t.Any]]) -> str | None:
 
 
 def printed_version(text: str) -> str | None:
-    """What kubelet --version and its like print."""
+    """What kubelet --version and its like print, or kubectl as JSON."""
+    if text.lstrip().startswith("{"):
+        try:
+            text = str(json.loads(text)["clientVersion"]["gitVersion"])
+        except (ValueError, KeyError, TypeError):
+            return None
     return next((word for word in text.split() if VERSION.match(word)), None)
 
 

@@ -16,6 +16,7 @@ import re
 import shutil
 import socket
 import ssl
+import tempfile
 import time
 import typing as t
 import urllib.error
@@ -31,19 +32,21 @@ CHUNK = 256 * 1024
 MAX_TEXT = 64 * 1024
 # Seconds between two lines of progress
 REPORT_EVERY = 5
+CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 MISSING = "it is not there"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NETWORK = (urllib.error.URLError, http.client.HTTPException, OSError)
+# a ValueError is what a redirect to no URL ends in
+NETWORK = (urllib.error.URLError, http.client.HTTPException, OSError, ValueError)
+
+Read = t.TypeVar("Read")
 
 
 class Failed(Exception):
     """One try that came to nothing."""
 
-    def __init__(self, cause: Cause, wait: float | None = None) -> None:
+    def __init__(self, cause: Cause) -> None:
         super().__init__(cause.text)
         self.cause = cause
-        # what the server asks to wait
-        self.wait = wait
 
 
 class DownloadError(TreeError):
@@ -87,8 +90,9 @@ def cause_of(error: BaseException) -> Cause:
         if error.code in (401, 403, 407):
             return Cause(f"it is not given to everybody ({told})", False, "put the user and password for that host into ~/.netrc, or name another server")
         if error.code == 429:
-            return Cause(f"it limits requests ({told})", True, "wait, or name another server", patience=4)
-        return Cause(f"the server answered {told}", error.code in (408, 425) or error.code >= 500, "try again later, or name another server")
+            return Cause(f"it limits requests ({told})", True, "wait, or name another server", patience=4, wait=retry_after(error))
+        again = error.code in (408, 425) or error.code >= 500
+        return Cause(f"the server answered {told}", again, "try again later, or name another server", wait=retry_after(error))
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, ssl.SSLCertVerificationError):
         why = getattr(reason, "verify_message", reason)
@@ -101,15 +105,42 @@ def cause_of(error: BaseException) -> Cause:
         return Cause("it gave no answer in time", True, "mend the network, or name another server")
     if isinstance(reason, ConnectionRefusedError):
         return Cause("the connection was refused", True, "start the server, or correct the URL or the proxy")
+    if isinstance(reason, (http.client.InvalidURL, ValueError)) and not isinstance(reason, OSError):
+        return Cause(f"it leads to what is no URL ({reason})", False, "correct the URL, or name another server")
     if isinstance(reason, (http.client.HTTPException, ConnectionError)):
         return Cause("the connection broke off", True, "mend the network, or name another server")
     return Cause(str(getattr(reason, "strerror", None) or reason or type(error).__name__), True, "mend the network, or name another server")
 
 
-def retry_after(error: BaseException) -> float | None:
-    """Seconds that the server asks to wait; those that it asks for in vain are a minute."""
-    value = error.headers.get("Retry-After", "") if isinstance(error, urllib.error.HTTPError) and error.headers else ""
-    return min(60.0, float(value)) if re.match(r"\d+\Z", value.strip()) else None
+def retry_after(error: urllib.error.HTTPError) -> float:
+    """Seconds that the server asks to wait."""
+    value = str(error.headers.get("Retry-After", "") if error.headers else "").strip()
+    return float(value) if re.match(r"[0-9]{1,9}\Z", value) else 0.0
+
+
+def check_authorities(path: str) -> str:
+    """A file that ca_path names."""
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError as e:
+        raise TreeError(f'The file "{path}" of ca_path holds no certificate; give one in PEM format.') from e
+    except OSError as e:
+        raise TreeError(f'The certificates "{path}" of ca_path cannot be read ({e.strerror or e}); correct the path.') from e
+    return path
+
+
+def authorities(path: str) -> str:
+    """Certificates in this file and of this host, as one text: with a file Ansible trusts nobody else."""
+    paths = ssl.get_default_verify_paths()
+    files = [path, paths.cafile or ""]
+    for directory in os.environ.get(paths.openssl_capath_env, paths.openssl_capath).split(os.pathsep):
+        with contextlib.suppress(OSError):
+            files += [os.path.join(directory, name) for name in sorted(os.listdir(directory))]
+    found: dict[str, None] = {}
+    for file in dict.fromkeys(os.path.realpath(file) for file in files):
+        with contextlib.suppress(OSError), open(file, encoding="utf-8", errors="replace") as certificates:
+            found.update(dict.fromkeys(CERTIFICATE.findall(certificates.read())))
+    return "\n".join([*found, ""])
 
 
 class Downloader:
@@ -127,19 +158,20 @@ class Downloader:
         sleep: t.Callable[[float], None] = time.sleep,
     ) -> None:
         self.timeout, self.retries, self.delay, self.ca_path = timeout, retries, delay, ca_path
+        self.bundle: t.Any = None
         self.tick, self.log, self.sleep = tick, log, sleep
 
     # -- one server after the other ------------------------------------------------------------------------------------
 
-    def text(self, urls: c.Sequence[str]) -> tuple[str, str]:
-        """A small file from the first server that has it, and its URL."""
-        return self._first(urls, self._text)
+    def text(self, urls: c.Sequence[str], read: t.Callable[[str], Read]) -> Read:
+        """What ``read`` finds in a small file of the first server that has it; it raises Failed where that is not what was asked for."""
+        return self._first(urls, lambda url: read(self._text(url)))[0]
 
     def file(self, urls: c.Sequence[str], destination: str, checksum: Checksum) -> str:
         """A file under its name, once it is whole and right; the URL that gave it. What came of it stays in ``.part`` after a failure."""
         return self._first(urls, lambda url: self._file(url, destination, checksum))[1]
 
-    def _first(self, urls: c.Sequence[str], get: t.Callable[[str], str]) -> tuple[str, str]:
+    def _first(self, urls: c.Sequence[str], get: t.Callable[[str], Read]) -> tuple[Read, str]:
         failures: list[tuple[str, Cause]] = []
         for url in urls:
             try:
@@ -156,7 +188,7 @@ class Downloader:
         """Waits before the next try, or gives up."""
         if not failure.cause.retry or attempt >= self.retries:
             raise failure
-        wait = failure.wait if failure.wait is not None else backoff(attempt, self.delay, failure.cause.patience)
+        wait = backoff(attempt, self.delay, failure.cause.patience, wait=failure.cause.wait)
         self.log(f"{failure.cause.text}, trying again in {wait:.1f} s")
         while wait > 0:
             self.sleep(min(wait, 1))
@@ -166,12 +198,16 @@ class Downloader:
 
     @contextlib.contextmanager
     def _open(self, url: str, headers: dict[str, str]) -> t.Iterator[t.Any]:
+        if self.ca_path and self.bundle is None:
+            self.bundle = tempfile.NamedTemporaryFile("w", suffix=".pem", encoding="utf-8")  # gone with this process
+            self.bundle.write(authorities(self.ca_path))
+            self.bundle.flush()
         # no encoding on the way: what is counted and continued is the file itself
         response = open_url(
             url,
             headers={"Accept-Encoding": "identity", **headers},
             timeout=self.timeout,
-            ca_path=self.ca_path,
+            ca_path=self.bundle.name if self.bundle else None,
             decompress=False,
             http_agent="nodeforge.kind",
         )
@@ -188,7 +224,7 @@ class Downloader:
                     text: bytes = response.read(MAX_TEXT)
                 return text.decode("utf-8", "replace")
             except NETWORK as e:
-                attempt = self._tried(attempt, Failed(cause_of(e), retry_after(e)))
+                attempt = self._tried(attempt, Failed(cause_of(e)))
 
     def _file(self, url: str, destination: str, checksum: Checksum) -> str:
         part = f"{destination}.part"
@@ -201,7 +237,7 @@ class Downloader:
                 except NETWORK as e:
                     if not isinstance(e, urllib.error.URLError) and (getattr(e, "filename", None) or getattr(e, "errno", 0) in FULL):
                         raise  # not the network's, but of the file here
-                    raise Failed(cause_of(e), retry_after(e)) from e
+                    raise Failed(cause_of(e)) from e
             except Failed as e:
                 # as long as something comes each time, a long way over a bad line has no fixed number of tries
                 if size_of(part) > furthest:

@@ -129,14 +129,20 @@ class Logins:
 # hosts
 
 
-def check_url(url: str) -> str:
-    """A mirror's address, without a slash at its end."""
+def split_url(url: str) -> urllib.parse.SplitResult | None:
+    """The parts of a plain URL; None for what is none, of which urllib tells by halves only, and late."""
     try:
         parts = urllib.parse.urlsplit(url)
-        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not (parts.query or parts.fragment)
+        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not (parts.query or parts.fragment or re.search(r"\s", url))
     except ValueError:
-        sound = False
-    if not sound:
+        return None
+    return parts if sound else None
+
+
+def check_url(url: str) -> str:
+    """A mirror's address, without a slash at its end."""
+    parts = split_url(url)
+    if parts is None:
         raise EngineError(f'The mirror "{url}" is not a URL: write it like http://127.0.0.1:5000 or https://mirror.example.com')
     if parts.username or parts.password:
         raise EngineError(f'The mirror at "{parts.hostname}" has credentials in its URL, where logs would show them: give them in credentials')

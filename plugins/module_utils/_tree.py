@@ -39,8 +39,10 @@ RESERVED.update(
 )
 # How the action plugin names the file that it shares with the module; see plugin_utils/_live_log.py.
 ALIVE_VARIABLE = "NODEFORGE_ALIVE"
+# Set for a run that is to end where it would take long, so that another one can be watched.
+QUICK_VARIABLE = "NODEFORGE_QUICK"
 # Inherited from the caller's shell, or from a make above this one (`make node VERSION=…`), they would change the result.
-UNSET = " ".join((*RESERVED, ALIVE_VARIABLE))
+UNSET = " ".join((*RESERVED, ALIVE_VARIABLE, QUICK_VARIABLE))
 
 # What the version script prints, and how a version file names it
 VERSION_LINES = {

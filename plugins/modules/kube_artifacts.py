@@ -30,13 +30,13 @@ attributes:
   idempotent:
     support: full
     details:
-      - A change is what was downloaded or unpacked. A directory is never changed.
+      - A change is what was downloaded or unpacked, not what the cache remembers of it. A directory is never changed.
       - A marker such as V(ci/latest) names another version at another time.
 options:
   source:
     description:
       - A directory, such as a tree's C(_output) or a place with binaries and image archives side by side. Where several of its usual places
-        hold a component, the file that was made last counts.
+        hold a component, the file that was made last counts; places that name the platform go before those that do not.
       - The path or URL of C(kubernetes-server-linux-ARCH.tar.gz), or of C(kubernetes-node-linux-ARCH.tar.gz), which has binaries only.
       - A version, such as V(v1.34.4), or V(ci/v1.38.0-alpha.0.1+0123456789abcd) for a build that is no release.
       - A marker that names a version, such as V(release/stable-1.34), V(release/latest) or V(ci/latest).
@@ -47,7 +47,7 @@ options:
     description:
       - Which components to take, by default all that a node needs.
       - C(kubeadm), C(kubectl) and C(kubelet) are binaries, the others image archives. Only where one of those is among them the large
-        archive of the server is downloaded.
+        archive of the server is downloaded. Where that is unpacked already, binaries are taken from it, too.
     type: list
     elements: str
     choices: [kubeadm, kubectl, kubelet, kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy]
@@ -85,7 +85,7 @@ options:
     type: bool
     default: false
   ca_path:
-    description: A file of certificates of authorities to trust, beside those that this host trusts.
+    description: A file of certificates of authorities to trust, in PEM format, beside those that this host trusts.
     type: path
   timeout:
     description: Seconds for which a server may be silent.
@@ -99,6 +99,7 @@ options:
   retry_delay:
     description:
       - Seconds before the second try. Each further delay is twice as long, up to a minute, and all vary by half of it.
+      - Where a server asks for a longer one (C(Retry-After)), that is heeded, up to five minutes.
     type: float
     default: 0.5
   progress:
@@ -196,6 +197,7 @@ actions:
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -210,7 +212,14 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nodeforge.kind.plugins.module_utils import _alive
 from ansible_collections.nodeforge.kind.plugins.module_utils import _artifacts as artifacts
 from ansible_collections.nodeforge.kind.plugins.module_utils._docker import Interrupted, interruptible
-from ansible_collections.nodeforge.kind.plugins.module_utils._download import FULL, Downloader, DownloadError
+from ansible_collections.nodeforge.kind.plugins.module_utils._download import (
+    FULL,
+    Downloader,
+    DownloadError,
+    Failed,
+    check_authorities,
+)
+from ansible_collections.nodeforge.kind.plugins.module_utils._registry import Cause
 from ansible_collections.nodeforge.kind.plugins.module_utils._tree import (
     MACHINES,
     VERSION,
@@ -221,7 +230,8 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._tree import (
 
 # Seconds that a program may take to print its version
 PRINT_TIMEOUT = 60
-PRINT = {"kubelet": ["--version"], "kubeadm": ["version", "--output=short"], "kubectl": ["version", "--client"]}
+# Before 1.28 kubectl otherwise prints the version of its Kustomize as the first one that can be read
+PRINT = {"kubelet": ["--version"], "kubeadm": ["version", "--output=short"], "kubectl": ["version", "--client", "--output=json"]}
 WATCH_EVERY = 5
 FACTS = "facts.json"
 FORMAT = 1
@@ -254,7 +264,7 @@ class KubeArtifacts:
             timeout=params["timeout"],
             retries=params["retries"],
             delay=params["retry_delay"],
-            ca_path=params["ca_path"],
+            ca_path=check_authorities(params["ca_path"]) if params["ca_path"] else None,
             tick=self._tick,
             log=self._log,
         )
@@ -328,7 +338,10 @@ class KubeArtifacts:
             raise TreeError(f'checksum is for an archive, but source is the directory "{root}"; leave one out.')
         parts = artifacts.find_parts(root, self.arch, self.components)
         artifacts.check_parts(parts, self.components, f'The directory "{root}"', self.platform)
-        outputs = self._outputs(parts, HashCache(), None, f'the directory "{root}"')
+        hashes = self._hashes(root)
+        outputs = self._outputs(parts, hashes, None, f'the directory "{root}"')
+        with contextlib.suppress(OSError):  # it saves time, no more
+            self._remember(root, hashes={**hashes.known, **hashes.used})
         # a directory may hold what was never made together
         for name, version in self._printed(outputs["binaries"]).items():
             if version != self.result["version"]:
@@ -347,6 +360,7 @@ class KubeArtifacts:
                     f'There is no directory or archive "{self.source.name}" on this host; correct source (a version is written like v1.34.4, '
                     "a marker like release/stable-1.34)."
                 )
+            artifacts.check_name(posixpath.basename(self.source.name), self.platform)
             checksum = self._own_checksum(self.source.name)
             self._unpacked(checksum, None, lambda: self.source.name)
             return
@@ -354,17 +368,22 @@ class KubeArtifacts:
         checksum = self._expected(urls, key)
         self.result.update(url=urls[0])
         self._unpacked(checksum, version, lambda: self._download(urls, checksum))
-        if not self.check:
-            self._remember(key, checksum=str(checksum))
+        self._remember(key, checksum=str(checksum))
 
     def _own_checksum(self, path: str) -> artifacts.Checksum:
-        checksum = artifacts.Checksum("sha256", artifacts.hash_of(path))
-        if self.expected:
+        """Read once, as long as it stays the same file. What it was expected to be holds for all of the same content."""
+        hashes = self._hashes(path)
+        checksum = artifacts.Checksum("sha256", hashes.sha256(path))
+        proved = [checksum.digest, str(self.expected)]
+        if self.expected and self._known(path).get("proved") != proved:
             found = checksum.digest if self.expected.algorithm == "sha256" else artifacts.hash_of(path, self.expected.algorithm)
             if found != self.expected.digest:
                 raise TreeError(
                     f'The {self.expected.algorithm} of "{path}" is {found} instead of {self.expected.digest}; get the archive again, or correct checksum.'
                 )
+        elif not self.expected:
+            proved = self._known(path).get("proved", [])
+        self._remember(path, hashes=hashes.used, proved=proved)
         return checksum
 
     def _address(self) -> tuple[str | None, list[str], str]:
@@ -375,8 +394,22 @@ class KubeArtifacts:
             return None, [source.name], source.name
         version = source.name if source.is_version else self._marker()
         name = artifacts.archive_name(self.components, self.arch)
+        if not self.expected:
+            # where the archive of the server is unpacked, a smaller one has nothing to add
+            whole = artifacts.archive_name(artifacts.COMPONENTS, self.arch)
+            if self._has(f"{source.track}/{version}/{whole}"):
+                name = whole
         urls = [artifacts.server_url(server, source.track, version, name) for server in self.servers]
         return version, urls, f"{source.track}/{version}/{name}"
+
+    def _has(self, key: str) -> bool:
+        """Whether the archive of that name is unpacked, with all that is wanted."""
+        known = self._known(key).get("checksum")
+        facts = self._facts(self._place(artifacts.parse_checksum(known))) if known else None
+        return facts is not None and all(artifacts.file_name(name) in facts["files"] for name in self.components)
+
+    def _place(self, checksum: artifacts.Checksum) -> str:
+        return os.path.join(self.cache, "unpacked", checksum.file_name)
 
     def _marker(self) -> str:
         key, urls = str(self.source), [artifacts.server_url(server, self.source.track, f"{self.source.name}.txt") for server in self.servers]
@@ -385,16 +418,21 @@ class KubeArtifacts:
             if not known:
                 raise TreeError(f'offline is set, and the cache_dir "{self.cache}" does not know what version {key} names; run this once with the network.')
             return str(known)
+
+        def read(text: str) -> str:
+            named = text.strip()
+            if not VERSION.match(named):
+                raise Failed(Cause(f'it holds "{named[:60]}", which is not a version such as v1.37.2', False, "correct the marker or the server in urls"))
+            return named
+
         try:
-            text, url = self.downloader.text(urls)
+            version = self.downloader.text(urls, read)
         except DownloadError as e:
             if not known or not e.unreachable:
                 raise
             self.module.warn(f"{e} Taking {known}, which {key} named last.")
             return str(known)
-        version = artifacts.marker_version(text, url)
-        if not self.check:
-            self._remember(key, version=version)
+        self._remember(key, version=version)
         return version
 
     def _expected(self, urls: list[str], key: str) -> artifacts.Checksum:
@@ -420,22 +458,24 @@ class KubeArtifacts:
         for url in urls:
             for algorithm in ("sha512", "sha256"):
                 try:
-                    text, place = self.downloader.text([f"{url}.{algorithm}"])
+                    return self.downloader.text([f"{url}.{algorithm}"], functools.partial(self._stated, algorithm, posixpath.basename(url)))
                 except DownloadError as e:
                     failures.append(e)
-                    if e.missing:
-                        continue
-                    break
-                found = artifacts.checksum_in(text, algorithm, posixpath.basename(url))
-                if found is None:
-                    raise TreeError(f"{place} holds no {algorithm} of {posixpath.basename(url)}; give the checksum yourself.")
-                return found
+                    if e.unreachable:
+                        break
         if all(e.missing for e in failures):
             raise TreeError(
                 f"{' and '.join(urls)}: not there, or without a checksum (.sha512 or .sha256) beside it; correct source, name in urls a server that has it, "
                 "or give the checksum yourself."
             )
         raise next(e for e in failures if not e.missing)
+
+    @staticmethod
+    def _stated(algorithm: str, name: str, text: str) -> artifacts.Checksum:
+        found = artifacts.checksum_in(text, algorithm, name)
+        if found is None:
+            raise Failed(Cause(f"it holds no {algorithm} of {name}", False, "give the checksum yourself, or name another server"))
+        return found
 
     def _missing(self, urls: list[str]) -> TreeError:
         return TreeError(f'offline is set, and the cache_dir "{self.cache}" lacks {urls[0]}; run this once with the network, or name a file in source.')
@@ -463,10 +503,12 @@ class KubeArtifacts:
     def _unpacked(self, checksum: artifacts.Checksum, version: str | None, get: t.Callable[[], str | None]) -> None:
         """The archive's parts, unpacked if they are not yet; ``get`` brings the archive."""
         self.result["checksum"] = str(checksum)
-        directory = os.path.join(self.cache, "unpacked", checksum.file_name)
+        directory = self._place(checksum)
         what = f'The archive of {self.source}' if self.source.kind != "path" else f'The archive "{self.source.name}"'
         facts = self._facts(directory)
         if facts is None:
+            if _alive.QUICK and not self.check:
+                raise _alive.Long
             path = get()
             with self._lock(f"unpack-{checksum.digest[:32]}"):
                 # another run may have done it meanwhile
@@ -481,21 +523,37 @@ class KubeArtifacts:
             return
         parts = {name: os.path.join(directory, artifacts.file_name(name)) for name in self.components}
         artifacts.check_parts([name for name in parts if artifacts.file_name(name) in facts["files"]], self.components, what, self.platform)
-        self._outputs(parts, HashCache(facts["hashes"]), facts["version"] or version, what)
+        self._outputs(parts, facts["hashes"], facts["version"] or version, what)
         self._diff(before=not self.result["actions"])
 
     def _facts(self, directory: str) -> dict[str, t.Any] | None:
-        """What an unpacked archive holds; None where it is not there, or no longer what was unpacked."""
+        """What an unpacked archive holds, with its files' hashes; None where it is not there, or no longer what was unpacked."""
         try:
             with open(os.path.join(directory, FACTS), encoding="utf-8") as file:
                 facts = json.load(file)
             if facts.get("format") != FORMAT:
                 return None
-            hashes = HashCache(facts["hashes"])
+            known = facts["hashes"]
+            hashes = HashCache({os.path.join(directory, name): entry for name, entry in known.items()})
             sound = all(hashes.sha256(os.path.join(directory, name)) == digest for name, digest in facts["files"].items())
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        return t.cast("dict[str, t.Any]", facts) if sound else None
+        if not sound:
+            return None
+        # after a move the files are others, for all that one can tell without reading them
+        facts["hashes"] = {**known, **{os.path.relpath(path, directory): entry for path, entry in hashes.used.items()}}
+        if facts["hashes"] != known and not self.check:
+            with contextlib.suppress(OSError):  # it saves time, no more
+                self._write_facts(directory, facts)
+        return {**facts, "hashes": hashes}
+
+    @staticmethod
+    def _write_facts(directory: str, facts: dict[str, t.Any]) -> None:
+        handle, temporary = tempfile.mkstemp(dir=directory, prefix=".new-")
+        with open(handle, "w", encoding="utf-8") as file:
+            json.dump(facts, file, indent=1, sort_keys=True)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, os.path.join(directory, FACTS))
 
     def _unpack(self, path: str | None, directory: str, what: str) -> dict[str, t.Any] | None:
         self.result["actions"].append(f"Unpacked it into {directory}")
@@ -518,25 +576,23 @@ class KubeArtifacts:
             artifacts.check_parts(there, self.components, what, self.platform)
             hashes = {name: artifacts.known_hash(os.path.join(work, name), digest) for name, digest in files.items()}
             # a name is given only to what belongs on the platform
-            artifacts.describe(
-                {name: os.path.join(work, artifacts.file_name(name)) for name in there},
-                self.platform,
-                HashCache({os.path.join(work, name): known for name, known in hashes.items()}),
-            )
+            parts = {name: os.path.join(work, artifacts.file_name(name)) for name in there}
+            try:
+                artifacts.describe(parts, self.platform, HashCache({os.path.join(work, name): known for name, known in hashes.items()}))
+            except TreeError as e:
+                raise TreeError(f"{what} is not usable: {str(e).replace(os.path.join(work, ''), '')}") from e
             version = None
             if files.pop("version", None):
                 with open(os.path.join(work, "version"), encoding="utf-8", errors="replace") as file:
                     version = file.read(1000).strip()
                 if not VERSION.match(version):
                     raise TreeError(f'{what} says "{version[:60]}" is its version, which is none of Kubernetes; give version.')
-            facts = {"format": FORMAT, "version": version, "files": files, "hashes": {os.path.join(directory, name): known for name, known in hashes.items()}}
-            with open(os.path.join(work, FACTS), "w", encoding="utf-8") as file:
-                json.dump(facts, file, indent=1, sort_keys=True)
+            self._write_facts(work, {"format": FORMAT, "version": version, "files": files, "hashes": hashes})
             shutil.rmtree(directory, ignore_errors=True)  # what is there is damaged
             os.rename(work, directory)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-        return facts
+        return self._facts(directory)
 
     # -- what the cache knows of names ---------------------------------------------------------------------------------------
 
@@ -551,9 +607,17 @@ class KubeArtifacts:
         except (OSError, ValueError, AttributeError):
             return {}
 
-    def _remember(self, key: str, **facts: str) -> None:
+    def _hashes(self, key: str) -> HashCache:
+        try:
+            return HashCache(self._known(key)["hashes"])
+        except (KeyError, TypeError, AttributeError):
+            return HashCache()
+
+    def _remember(self, key: str, **facts: t.Any) -> None:
+        """No change, as nothing but what is asked for next time depends on it."""
         known = {"key": key, **facts}
-        if self._known(key) != known:
+        if not self.check and self._known(key) != known:
+            os.makedirs(os.path.join(self.cache, "refs"), exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=os.path.join(self.cache, "refs"), prefix=".new-")
             with open(handle, "w", encoding="utf-8") as file:
                 json.dump(known, file)
@@ -616,6 +680,8 @@ def main() -> None:
     try:
         with interruptible():
             result = KubeArtifacts(module).run()
+    except _alive.Long:
+        result = {"changed": True, "long": True}  # for the action plugin alone
     except TreeError as e:
         module.fail_json(msg=str(e))
     except Interrupted as e:

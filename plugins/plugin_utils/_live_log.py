@@ -93,20 +93,33 @@ class LiveLogActionBase(ActionBase):
         quiet = self._task.no_log or self._task.check_mode or self._task.async_val
         if quiet or progress not in ("summary", "lines"):
             return self._execute_module(task_vars=task_vars, wrap_async=self._task.async_val)
-        # check mode first: when there is nothing to do, or the input is bad, its answer is the module's, and at once
-        self._task.check_mode = True
-        try:
-            predicted = self._execute_module(task_vars=task_vars)
-        finally:
-            self._task.check_mode = False
-        if predicted.get("failed") or not predicted.get("changed"):
-            return predicted
+        answer = self._answer(task_vars)
+        if answer is not None:
+            return answer
         interpreter = str(self._templar.template(task_vars.get("ansible_python_interpreter") or ""))
         if len(interpreter.split()) > 1:
             self._prefix = f"[{task_vars.get('inventory_hostname', 'host')}]"
             self._show([f"No progress is shown: Ansible starts no job with an interpreter that has a blank in its path ({interpreter})"])
             return self._execute_module(task_vars=task_vars)
         return self._follow(progress, task_vars)
+
+    def _answer(self, task_vars: dict[str, t.Any]) -> dict[str, t.Any] | None:
+        """The module's answer where it comes at once, as there is nothing to do, or the input is bad; None where it is to be watched."""
+        self._task.check_mode = True
+        try:
+            predicted = self._execute_module(task_vars=task_vars)
+        finally:
+            self._task.check_mode = False
+        return predicted if predicted.get("failed") or not predicted.get("changed") else None
+
+    def _execute_with(self, variables: dict[str, str], **options: t.Any) -> dict[str, t.Any]:
+        # as core tells a job where its own file lies; not options, because they are none of the user's
+        environment = self._task.environment
+        self._task.environment = [*environment, variables]
+        try:
+            return self._execute_module(**options)
+        finally:
+            self._task.environment = environment
 
     def _follow(self, progress: str, task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
         self._prefix = f"[{task_vars.get('inventory_hostname', 'host')}]"
@@ -135,13 +148,9 @@ class LiveLogActionBase(ActionBase):
     def _start(self, alive: str, task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
         # the module has a time limit of its own; this one is for the case that it hangs
         self._task.async_val = self.JOB_LIMIT or int(self._task.args.get("timeout", 7200)) * 2 + 600
-        # as core tells the job where its own file lies; not an option, because it is none of the user's
-        environment = self._task.environment
-        self._task.environment = [*environment, {ALIVE_VARIABLE: alive}]
         try:
-            return self._execute_module(task_vars=task_vars, wrap_async=True)
+            return self._execute_with({ALIVE_VARIABLE: alive}, task_vars=task_vars, wrap_async=True)
         finally:
-            self._task.environment = environment
             self._task.async_val = 0
 
     def _watch(self, progress: str, alive: str, job: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:

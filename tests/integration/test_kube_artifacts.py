@@ -116,6 +116,25 @@ def test_what_was_not_built_together(run_module, tmp_path) -> None:
     assert f'kubelet in "{tmp_path}" says that it is v1.37.2, while the version is v1.36.0' in json.dumps(result["warnings"]).replace('\\"', '"')
 
 
+def test_what_kubectl_prints_besides(run_module, tmp_path) -> None:
+    """kubectl up to 1.27, where what it says first is no word of its own."""
+    if not shutil.which("cc"):
+        pytest.skip("no C compiler here")
+    source = tmp_path / "kubectl.c"
+    source.write_text(
+        '''#include <stdio.h>
+#include <string.h>
+int main(int count, char **values) {
+  for (int n = 1; n < count; n++)
+    if (!strcmp(values[n], "--output=json")) return puts("{\\"clientVersion\\": {\\"gitVersion\\": \\"v1.25.16\\"}, \\"kustomizeVersion\\": \\"v4.5.7\\"}") < 0;
+  return puts("Client Version: version.Info{Major:\\"1\\", GitVersion:\\"v1.25.16\\"}\\nKustomize Version: v4.5.7") < 0;
+}
+'''
+    )
+    subprocess.run(["cc", "-o", str(tmp_path / "kubectl"), str(source)], check=True)
+    assert run_module("kube_artifacts", {"source": str(tmp_path), "components": ["kubectl"]})["version"] == "v1.25.16"
+
+
 def lay(directory: pathlib.Path, files: dict[str, bytes]) -> str:
     for name, content in files.items():
         path = directory / name
@@ -175,6 +194,11 @@ def test_bad_directories(run_module, tmp_path) -> None:
         ({"source": "release/../x"}, "neither a version nor a marker"),
         ({"source": VERSION, "urls": ["dl.k8s.io"]}, "is not a URL"),
         ({"source": VERSION, "urls": []}, "urls is empty"),
+        ({"source": VERSION, "urls": ["http://[bad"]}, '"http://[bad" in urls is not a URL'),
+        ({"source": VERSION, "urls": ["http://x:99999"]}, '"http://x:99999" in urls is not a URL'),
+        ({"source": "http://[::1/x"}, "is not a URL of a file"),
+        ({"source": "https://x.example:port/y.tar.gz"}, "is not a URL of a file"),
+        ({"source": VERSION, "ca_path": "/nowhere/ca.pem"}, 'certificates "/nowhere/ca.pem" of ca_path cannot be read (No such file or directory)'),
         ({"source": VERSION, "platform": "linux/s390x"}, "is not supported"),
         ({"source": VERSION, "checksum": "md5:1"}, "The checksum"),
         ({"source": VERSION, "retries": -1}, "retries is -1"),
@@ -223,6 +247,16 @@ def test_binaries_alone_need_the_small_archive(run_module, args, server) -> None
     assert result["checksum"].startswith("sha256:") and server.asked(NAME) == []
 
 
+def test_binaries_alone_are_taken_from_the_large_archive_that_is_there(run_module, args, server) -> None:
+    whole = run_module("kube_artifacts", args)
+    server.requests.clear()
+    for options in ({"offline": True}, {}):
+        result = run_module("kube_artifacts", {**args, **options, "components": ["kubelet", "kubeadm"]})
+        assert not result["changed"] and result["checksum"] == whole["checksum"]
+        assert result["outputs"]["binaries"] == {name: whole["outputs"]["binaries"][name] for name in ("kubelet", "kubeadm")}
+    assert server.requests == []
+
+
 def test_a_marker(run_module, args, server, archive) -> None:
     server.files["/release/stable-1.37.txt"] = f"{VERSION}\n".encode()
     args["source"] = "release/stable-1.37"
@@ -238,6 +272,10 @@ def test_a_marker(run_module, args, server, archive) -> None:
     assert 'holds "<html>", which is not a version' in run_module("kube_artifacts", args)["msg"]
     del server.files["/release/stable-1.37.txt"]
     assert "/release/stable-1.37.txt: it is not there (404" in run_module("kube_artifacts", args)["msg"]
+    # a server that has something else there is passed by
+    with ReleaseServer({"/release/stable-1.37.txt": b"<html>"}) as wrong:
+        server.files["/release/stable-1.37.txt"] = VERSION.encode()
+        assert run_module("kube_artifacts", {**args, "urls": [wrong.url, server.url]})["version"] == VERSION
     # it moves on
     other = release(version="v1.37.3")
     server.files["/release/stable-1.37.txt"] = b"v1.37.3"
@@ -279,15 +317,25 @@ def test_through_a_proxy(run_module, args, server, wanted) -> None:
 
 
 def test_an_authority_of_ones_own(run_module, args, server, wanted, tmp_path) -> None:
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([*made, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    with ReleaseServer(server.files, context) as secure:
+    def secured(name: str) -> tuple[str, ssl.SSLContext]:
+        certificate, key = tmp_path / f"{name}.pem", tmp_path / f"{name}.key"
+        made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"]
+        subprocess.run([*made, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        return str(certificate), context
+
+    own, context = secured("own")
+    public, public_context = secured("public")
+    with ReleaseServer(server.files, context) as secure, ReleaseServer(server.files, public_context) as other:
         args["urls"] = [secure.url]
         assert "its certificate is not trusted" in run_module("kube_artifacts", args)["msg"]
-        assert checksums(run_module("kube_artifacts", {**args, "ca_path": str(certificate)})) == wanted
+        assert checksums(run_module("kube_artifacts", {**args, "ca_path": own})) == wanted
+        # those whom the host trusts are trusted besides
+        args.update(urls=[other.url], cache_dir=args["cache_dir"] + "2")
+        assert "its certificate is not trusted" in run_module("kube_artifacts", {**args, "ca_path": own})["msg"]
+        result = run_module("kube_artifacts", {**args, "ca_path": own}, env={"SSL_CERT_FILE": public, "SSL_CERT_DIR": "/nowhere"})
+        assert checksums(result) == wanted and result["url"].startswith(other.url)
 
 
 # archives on this host
@@ -307,6 +355,39 @@ def test_an_archive_of_this_host(run_module, args, server, archive, wanted, tmp_
     # one that has all of the others' content, without a version: its images tell it
     path.write_bytes(pack({k: v for k, v in release(place="bin").items() if k != "kubernetes/version"}))
     assert run_module("kube_artifacts", args)["version"] == VERSION
+
+
+def test_an_archive_is_read_once(run_module, args, archive, tmp_path) -> None:
+    """What the cache knows of it is believed, so it was not read."""
+    path = tmp_path / "here.tar.gz"
+    path.write_bytes(archive)
+    args["source"] = str(path)
+    time.sleep(0.1)  # a file that was just written may be written again within the same tick
+    quick = {"NODEFORGE_QUICK": "1"}
+    assert run_module("kube_artifacts", args, env=quick)["long"] and kept(args, "unpacked") == []
+    ref = pathlib.Path(args["cache_dir"], "refs", kept(args, "refs")[0])
+    text, digest = ref.read_text(), sha256(path)
+    ref.write_text(text.replace(digest, "0" * 64))
+    assert run_module("kube_artifacts", args, check=True)["checksum"] == "sha256:" + "0" * 64
+    ref.write_text(text)
+    assert run_module("kube_artifacts", args)["changed"]
+    assert run_module("kube_artifacts", args, env=quick)["checksum"] == f"sha256:{digest}"
+    # in another algorithm, too, as long as the content is the same
+    args["checksum"] = f"sha512:{hashlib.sha512(archive).hexdigest()}"
+    for dummy in range(2):
+        assert not run_module("kube_artifacts", args)["changed"]
+    assert args["checksum"] in ref.read_text()
+    assert "instead of " in run_module("kube_artifacts", {**args, "checksum": "sha512:" + "0" * 128})["msg"]
+    path.write_bytes(archive[:-1])
+    assert "instead of " in run_module("kube_artifacts", args)["msg"]
+
+
+def test_an_archive_of_another_platform(run_module, args, archive, tmp_path) -> None:
+    path = tmp_path / f"kubernetes-server-linux-{FOREIGN}.tar.gz"
+    path.write_bytes(archive)
+    for check in (True, False):
+        result = run_module("kube_artifacts", {**args, "source": str(path)}, check=check)
+        assert result.failed and f'"{path.name}" is made for linux/{FOREIGN} and not for linux/{ARCH}' in result["msg"]
 
 
 def spoiled(archive: bytes, kind: str, parts: dict[str, bytes]) -> bytes:
@@ -359,8 +440,8 @@ def test_bad_archives(run_module, args, archive, parts, tmp_path, kind: str, wor
     path.write_bytes(spoiled(archive, kind, parts))
     args["source"] = str(path)
     result = run_module("kube_artifacts", args)
-    assert result.failed and words in result["msg"] and str(path) in result["msg"] + str(path) * (kind == "foreign")
-    assert kept(args) == [] and os.listdir(os.path.join(args["cache_dir"], "unpacked")) == []
+    assert result.failed and words in result["msg"] and str(path) in result["msg"] and ".new-" not in result["msg"]
+    assert kept(args, "blobs") == [] and os.listdir(os.path.join(args["cache_dir"], "unpacked")) == []
     if kind not in ("foreign", "version"):
         assert run_module("kube_artifacts", args, check=True)["msg"] == result["msg"]
 
@@ -449,6 +530,12 @@ def test_mirrors(run_module, args, server, archive, wanted) -> None:
         args["cache_dir"] += "2"
         result = run_module("kube_artifacts", {**args, "urls": [wrong.url, server.url], "checksum": hashlib.sha256(archive).hexdigest()})
         assert checksums(result) == wanted and result["url"] == server.url + PATH
+        # so is one that has a page there instead of the checksum
+        wrong.files = {f"{PATH}.{algorithm}": b"<html>sign in</html>" for algorithm in ("sha512", "sha256")}
+        args["cache_dir"] += "3"
+        assert checksums(run_module("kube_artifacts", {**args, "urls": [wrong.url, server.url]})) == wanted
+        failed = run_module("kube_artifacts", {**args, "cache_dir": args["cache_dir"] + "4", "urls": [wrong.url]})
+        assert f"it holds no sha512 of {NAME}; give the checksum yourself" in failed["msg"]
         # nobody has it
         failed = run_module("kube_artifacts", {**args, "source": "v9.9.9", "urls": [empty.url]})
         assert f"{empty.url}/release/v9.9.9/{NAME}: not there" in failed["msg"] and "correct source" in failed["msg"]
@@ -506,6 +593,46 @@ def test_a_damaged_cache(run_module, args, server, wanted) -> None:
     # nothing in it has to stay
     shutil.rmtree(args["cache_dir"])
     assert checksums(run_module("kube_artifacts", args)) == wanted
+
+
+def test_a_moved_cache(run_module, args, server, wanted) -> None:
+    run_module("kube_artifacts", args)
+    moved = args["cache_dir"] + "-moved"
+    shutil.copytree(args["cache_dir"], moved)
+    shutil.rmtree(args["cache_dir"])
+    args["cache_dir"] = moved
+    time.sleep(0.1)
+    assert checksums(run_module("kube_artifacts", {**args, "offline": True})) == wanted
+    facts = pathlib.Path(moved, "unpacked", next(name for name in kept(args, "unpacked") if name.endswith("facts.json")))
+    hashes = json.loads(facts.read_text())["hashes"]
+    for name in (*PROGRAMS, *(f"{name}.tar" for name in IMAGES)):
+        path = facts.parent / name
+        status = path.stat()
+        # as the file is now, so that the next run does not read it
+        assert hashes[name] == [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, sha256(path)]
+    before = facts.stat()
+    assert not run_module("kube_artifacts", args)["changed"] and facts.stat() == before
+
+
+def test_a_directory_is_read_once(run_module, args, tmp_path) -> None:
+    root = tmp_path / "made"
+    args.update(source=lay(root, {"kubelet": program(), "kube-proxy.tar": image("kube-proxy")}), components=["kubelet", "kube-proxy"])
+    time.sleep(0.1)
+    assert not os.path.exists(args["cache_dir"]) and run_module("kube_artifacts", args, check=True)["outputs"]
+    assert not os.path.exists(args["cache_dir"])
+    first = run_module("kube_artifacts", args)
+    checksums(first)
+    [name] = kept(args)
+    ref = pathlib.Path(args["cache_dir"], name)
+    ref.write_text(ref.read_text().replace(first["outputs"]["binaries"]["kubelet"]["sha256"], "0" * 64))
+    for check in (True, False):
+        assert run_module("kube_artifacts", args, check=check)["outputs"]["binaries"]["kubelet"]["sha256"] == "0" * 64
+    # another file
+    (root / "kubelet").write_bytes(program() + b"x")
+    checksums(run_module("kube_artifacts", args))
+    # no cache is needed
+    (tmp_path / "file").write_text("")
+    assert not run_module("kube_artifacts", {**args, "cache_dir": str(tmp_path / "file/cache")})["changed"]
 
 
 def test_a_full_disk(run_module, args, server, archive, wanted, tmp_path) -> None:
@@ -614,6 +741,28 @@ def test_the_role_looks_what_the_source_is(ansible_env, args, server, archive, t
     for source, path in ((tree, tree), (f"tree:{directory}", directory)):
         assert re.search(f'{source} failed: .*{path}.* has no Makefile', run.stdout), run.stdout
     assert f"release/{VERSION} gave kube-proxy of {VERSION}" in run.stdout
+
+
+def test_what_a_server_says_is_remembered_where_nothing_changes(ansible_env, run_module, args, server, archive, tmp_path) -> None:
+    """With the action plugin, that is, which first looks whether there is something to watch."""
+    assert run_module("kube_artifacts", args)["changed"]
+    server.files["/release/stable-1.37.txt"] = VERSION.encode()
+    server.files.update(published("/some/where/k.tgz", archive))
+    sources = ["release/stable-1.37", f"{server.url}/some/where/k.tgz"]
+
+    def play(offline: bool) -> None:
+        tasks = []
+        for source in sources:
+            tasks.append({"nodeforge.kind.kube_artifacts": {**args, "source": source, "offline": offline}, "register": "taken"})
+            tasks.append({"ansible.builtin.assert": {"that": ["taken is not changed", f"taken.version == '{VERSION}'", "'long' not in taken"]}})
+        (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
+        run = subprocess.run(["ansible-playbook", "play.yml"], env=ansible_env, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        assert run.returncode == 0, run.stdout + run.stderr
+
+    play(offline=False)
+    server.requests.clear()
+    play(offline=True)
+    assert server.requests == []
 
 
 def test_progress_is_seen(ansible_env, args, server, tmp_path) -> None:

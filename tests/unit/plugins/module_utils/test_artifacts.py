@@ -42,7 +42,18 @@ def test_sources(text: str, source: tuple[str, str, str]) -> None:
     assert artifacts.parse_source(text) == source
 
 
-@pytest.mark.parametrize("text", ["", " ", "ftp://x/y", "https:///y", "https://x/y?z", "https://a:b@x/y", "release/", "ci/../x", "ci/a b", "file:///x"])
+BAD_URLS = ["http://[::1/x", "http://[bad", "http://x:99999/y", "http://x:port/y", "http://x:0/y", "https://a b/y"]
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
+def test_no_servers(url: str) -> None:
+    with pytest.raises(TreeError, match="in urls is not a URL; write it like"):
+        artifacts.check_server(url)
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "ftp://x/y", "https:///y", "https://x/y?z", "https://a:b@x/y", "release/", "ci/../x", "ci/a b", "file:///x", *BAD_URLS]
+)
 def test_no_sources(text: str) -> None:
     with pytest.raises(TreeError) as e:
         artifacts.parse_source(text)
@@ -129,6 +140,30 @@ def test_parts_of_both_platforms(tmp_path: pathlib.Path) -> None:
         artifacts.check_parts(found, ["kubeadm", "kubelet", "kube-scheduler"], "X", "linux/arm64")
 
 
+def test_places_of_no_platform_do_not_hide_those_of_one(tmp_path: pathlib.Path) -> None:
+    def lay(place: str, age: int, arch: str = "") -> str:
+        path = tmp_path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(ELF + bytes([{"amd64": 62, "arm64": 183}[arch], 0]) + bytes(100) if arch else b"")
+        os.utime(path, (1000 - age, 1000 - age))
+        return str(path)
+
+    def kubelet(arch: str) -> str | None:
+        return artifacts.find_parts(str(tmp_path), arch, ["kubelet"]).get("kubelet")
+
+    ELF = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00"
+    # as make leaves it, with bin for the platform that was built last
+    older, newer = lay("_output/local/bin/linux/amd64/kubelet", 3), lay("_output/local/bin/linux/arm64/kubelet", 2)
+    last = lay("_output/bin/kubelet", 1, "arm64")
+    assert kubelet("amd64") == older and kubelet("arm64") == newer
+    # none names its platform: that which is of another one is passed by, unless it is the only one
+    os.unlink(older)
+    other = lay("kubelet", 4, "amd64")
+    assert kubelet("amd64") == other
+    os.unlink(other)
+    assert kubelet("amd64") == last
+
+
 def test_versions() -> None:
     def images(*tags: str) -> dict[str, dict[str, str]]:
         return {str(number): {"ref": f"registry.k8s.io/x-amd64:{tag}"} for number, tag in enumerate(tags)}
@@ -138,7 +173,10 @@ def test_versions() -> None:
     for tags in (("v1.37.2", "v1.37.3"), ("main",), ()):
         assert artifacts.tagged_version(images(*tags)) is None
     assert artifacts.printed_version("Kubernetes v1.37.2\n") == "v1.37.2"
-    assert artifacts.printed_version("Client Version: v1.37.2\nKustomize Version: v5.7.1\n") == "v1.37.2"
+    for version in ("v1.25.16", "v1.38.0-alpha.0.1+abc"):
+        assert artifacts.printed_version(f'{{"kustomizeVersion": "v4.5.7",\n "clientVersion": {{"major": "1", "gitVersion": "{version}"}}}}\n') == version
+    for text in ("{", "{}", '{"clientVersion": null}', '{"clientVersion": {"gitVersion": "main"}}'):
+        assert artifacts.printed_version(text) is None
     assert artifacts.printed_version("usage: true") is None
 
 
@@ -169,6 +207,8 @@ def answer(code: int, **headers: str) -> urllib.error.HTTPError:
         (ConnectionResetError(errno.ECONNRESET, "x"), "broke off", True),
         (http.client.IncompleteRead(b""), "broke off", True),
         (urllib.error.URLError(ssl.SSLCertVerificationError("x")), "not trusted", False),
+        (http.client.InvalidURL("nonnumeric port: 'x'"), "what is no URL", False),
+        (ValueError("Invalid IPv6 URL"), "what is no URL", False),
         (OSError(errno.EHOSTUNREACH, "No route to host"), "No route to host", True),
     ],
 )
@@ -183,9 +223,8 @@ def test_headers() -> None:
     assert download.content_range("bytes */20") == (None, 20)
     assert download.content_range("pages 1-2/3") == download.content_range(None) == (None, None)
     assert download.retry_after(answer(429, Retry_After="7")) == 7
-    assert download.retry_after(answer(429, Retry_After="999999")) == 60
-    assert download.retry_after(answer(429, Retry_After="Wed, 21 Oct 2026 07:28:00 GMT")) is None
-    assert download.retry_after(socket.timeout()) is None
+    assert download.cause_of(answer(503, Retry_After="7")).wait == download.cause_of(answer(429, Retry_After=" 7 ")).wait == 7
+    assert download.retry_after(answer(429, Retry_After="Wed, 21 Oct 2026 07:28:00 GMT")) == download.retry_after(answer(429)) == 0
     assert download.validator({"ETag": '"x"', "Last-Modified": "y"}) == '"x"'
     assert download.validator({"ETag": 'W/"x"', "Last-Modified": "y"}) == "y"
     assert download.validator({}) is None
@@ -196,8 +235,15 @@ def test_waiting_between_tries() -> None:
     lines: list[str] = []
     worker = download.Downloader(timeout=1, retries=2, delay=1, sleep=slept.append, log=lines.append)
     later = Cause("trouble", True, "wait")
-    assert worker._tried(0, download.Failed(later, 2.5)) == 1
+    assert worker._tried(0, download.Failed(later._replace(wait=2.5))) == 1
     assert slept == [1, 1, 0.5] and "trying again in 2.5 s" in lines[0]
+    slept.clear()
+    # the least, not instead of the delay; and no longer than somebody waits
+    worker._tried(1, download.Failed(download.cause_of(answer(503, Retry_After="0"))))
+    assert 1 <= sum(slept) <= 3
+    slept.clear()
+    worker._tried(0, download.Failed(download.cause_of(answer(503, Retry_After="99999"))))
+    assert sum(slept) == 300
     slept.clear()
     worker._tried(1, download.Failed(later))
     assert 1 <= sum(slept) <= 3
@@ -228,3 +274,23 @@ def test_progress_lines() -> None:
     assert download.progress("k", 50_000_000, 200_000_000, 1_500_000) == "k: 50 of 200 MB (25 %), 1.5 MB/s"
     assert download.progress("k", 50_000_000, None, 1_500_000) == "k: 50 MB, 1.5 MB/s"
     assert download.posix_name("https://x/a/b%2Bc.tar.gz") == "b+c.tar.gz" and download.posix_name("https://x/") == "x"
+
+
+def test_authorities_of_ones_own_and_of_the_host(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    def certificate(name: str) -> str:
+        return f"-----BEGIN CERTIFICATE-----\n{name}\n-----END CERTIFICATE-----"
+
+    names = {"own.pem": certificate("own") + "\n" + certificate("own2"), "host.pem": "words\n" + certificate("host"), "dir/a.0": certificate("dir")}
+    (tmp_path / "dir").mkdir()
+    for name, text in names.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "dir/b.0").symlink_to("a.0")
+    (tmp_path / "dir/key").write_text("-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "host.pem"))
+    monkeypatch.setenv("SSL_CERT_DIR", f"{tmp_path}/nowhere:{tmp_path}/dir")
+    expected = [certificate(name) for name in ("own", "own2", "host", "dir")]
+    assert download.authorities(str(tmp_path / "own.pem")) == "\n".join([*expected, ""])
+    with pytest.raises(TreeError, match='nowhere" of ca_path cannot be read'):
+        download.check_authorities(str(tmp_path / "nowhere"))
+    with pytest.raises(TreeError, match='key" of ca_path holds no certificate'):
+        download.check_authorities(str(tmp_path / "dir/key"))
