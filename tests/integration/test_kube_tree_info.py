@@ -151,7 +151,9 @@ def test_registries(info: t.Any) -> None:
         result = info("v1.34.4", registries=names)
         levels = [result["by"][f"registry {name}"]["level"] for name in names]
         assert levels == ["ok", "warning", "warning", "stop"], result["table"]
-        assert result["seconds"] < 2.5, "they were not asked at once"
+        port = silent.getsockname()[1]
+        hanging = info("v1.34.4", registries=[f"{host}:{port}" for host in ("127.0.0.1", "http://127.0.0.1", "localhost", "http://localhost")])
+        assert hanging["seconds"] < 3.5, "they were not asked at once"
         # nothing of this machine is asked by way of a proxy
         cut = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"), f"http://{names[1]}")
         local = info("v1.34.4", registries=names[:1], env={**cut, "no_proxy": "", "NO_PROXY": ""})
