@@ -103,7 +103,8 @@ distclean: ## remove what this checkout made in itself
 	rm -rf .cache .ansible tests/output
 
 comma := ,
-# A path is made absolute; a URL, a version and a marker are none, nor is what names its kind.
+# Only decides whether it is a path, which is made absolute here; what a source is, and whether its name is right, plugins/module_utils/_artifacts.py
+# says (parse_source).
 source = $(if $(SOURCE),-e "{kube_source: '$$(case '$(SOURCE)' in \
   (embedded|*://*|v[0-9]*.[0-9]*.[0-9]*|release[:/]*|ci[:/]*|tree:*|artifacts:*) printf %s '$(SOURCE)' ;; \
   (*) realpath -ms -- '$(patsubst ~/%,$(HOME)/%,$(SOURCE))' ;; esac)'}")

@@ -7,12 +7,12 @@
 from __future__ import annotations
 
 import collections.abc as c
-import glob
 import os
+import posixpath
 import re
 import typing as t
 
-from ansible_collections.nodeforge.kind.plugins.module_utils import _tree
+from ansible_collections.nodeforge.kind.plugins.module_utils import _artifacts, _registry, _tree
 from ansible_collections.nodeforge.kind.plugins.module_utils._tree import TreeError
 
 LEVELS = ("ok", "warning", "stop")
@@ -21,8 +21,8 @@ GB = 1000**3
 DISK_TREE = {"embedded": 8, "checkout": 20, "artifacts": 1, "release": 5}
 DISK_ENGINE = 10
 DISK_CACHE = 3
-# Kubernetes' own documentation wants 8 GB; the linker is killed with less, and far less is hopeless.
-MEMORY = {"embedded": (4, 2), "checkout": (8, 3), "artifacts": (2, 1), "release": (2, 1)}
+# Kubernetes' own documentation wants 8 GB; the linker may be killed with less.
+MEMORY = {"embedded": 4, "checkout": 8, "artifacts": 2, "release": 2}
 QEMU = {"linux/amd64": "qemu-x86_64", "linux/arm64": "qemu-aarch64"}
 
 
@@ -56,29 +56,56 @@ def table(findings: c.Sequence[Finding]) -> list[str]:
 # -- the source -------------------------------------------------------------------------------------------------------
 
 
-def classify(source: str, embedded: str, arch: str) -> tuple[str, str]:
-    """Kind and place. Names are those of the role kube_binaries; what is there decides about a path."""
+class Place(t.NamedTuple):
+    """What a source is: a C(kind) (embedded, checkout, artifacts, release), where, and what is known without a look into it."""
+
+    kind: str
+    path: str
+    version: str = ""
+    parts: c.Collection[str] = ()
+
+
+def classify(source: str, embedded: str, platform: str, components: c.Sequence[str] = _artifacts.COMPONENTS) -> Place:
+    """As the role kube_binaries and the module kube_artifacts take it."""
     if source == "embedded":
-        return "embedded", embedded
-    if re.match(r"https?://|v\d+\.\d+\.\d|(release|ci)[:/]", source):
-        return "release", source
-    named = re.match(r"(tree|artifacts):", source)
-    place = os.path.abspath(os.path.expanduser(source[named.end() :] if named else source))
-    if named:
-        return ("artifacts" if named.group(1) == "artifacts" else _tree_kind(place)), place
-    if not os.path.lexists(place):
-        raise TreeError(f'There is no "{place}" on this host; name a Kubernetes tree, what was compiled of it, a release, or embedded.')
-    if os.path.isfile(place):
-        if place.endswith((".tar.gz", ".tgz", ".tar")):
-            return "release", place
-        raise TreeError(f'"{place}" is neither a directory nor an archive of a release; name one of these.')
-    if os.path.isfile(os.path.join(place, _tree.VERSION_SCRIPT)):
-        return _tree_kind(place), place
-    if compiled(place, arch):
-        return "artifacts", place
-    raise TreeError(
-        f'"{place}" is no Kubernetes tree, as it has no {_tree.VERSION_SCRIPT}, and holds no compiled components for {arch}; name the root of a checkout.'
-    )
+        return Place("embedded", embedded)
+    named, colon, rest = source.partition(":")
+    if not colon or named not in ("tree", "artifacts"):
+        named, rest = "", source
+    if named == "tree":
+        path = os.path.abspath(os.path.expanduser(rest))
+        return Place(_tree_kind(path), path)
+    parsed = _artifacts.parse_source(rest)
+    if parsed.kind == "url":
+        _artifacts.check_name(posixpath.basename(parsed.name), platform)
+    if parsed.kind != "path":
+        return Place("release", rest, parsed.name if parsed.is_version else "")
+    path = parsed.name
+    if not os.path.lexists(path):
+        raise TreeError(f'There is no "{path}" on this host; name a Kubernetes tree, what was compiled of it, a release, or embedded.')
+    if not named and os.path.isfile(os.path.join(path, _tree.VERSION_SCRIPT)):
+        return Place(_tree_kind(path), path)
+    if os.path.isdir(path):
+        arch = platform.partition("/")[2]
+        parts = _artifacts.find_parts(path, arch, components)
+        if not named and not parts:
+            raise TreeError(
+                f'"{path}" is no Kubernetes tree, as it has no {_tree.VERSION_SCRIPT}, and holds no compiled components for {platform}; '
+                "name the root of a checkout."
+            )
+        _artifacts.check_parts(parts, components, f'The directory "{path}"', platform)
+        return Place("artifacts", path, parts=sorted(parts))
+    if not _is_gzip(path):
+        raise TreeError(f'"{path}" is neither a directory nor an archive of a release; name one of these.')
+    return Place("release", path)
+
+
+def _is_gzip(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(2) == b"\x1f\x8b"
+    except OSError as e:
+        raise TreeError(f'"{path}" cannot be read ({e.strerror}); change its permissions or become its owner.') from e
 
 
 def _tree_kind(place: str) -> str:
@@ -90,16 +117,9 @@ def _tree_kind(place: str) -> str:
         return "checkout"
 
 
-def compiled(place: str, arch: str) -> list[str]:
-    """Names of the components that lie somewhere usual below a directory."""
-    found = set()
-    places = ("", "bin", "server/bin", "kubernetes/server/bin", f"bin/linux/{arch}", f"*/bin/linux/{arch}", f"_output/*/bin/linux/{arch}")
-    images = (f"release-images/{arch}", f"_output/release-images/{arch}")
-    for pattern in (*places, *images):
-        for name in ("kubeadm", "kubectl", "kubelet", *(f"{name}.tar" for name in _tree.SERVER_IMAGES)):
-            if glob.glob(os.path.join(glob.escape(place), pattern, name)):
-                found.add(name[:-4] if name.endswith(".tar") else name)
-    return sorted(found)
+def go_finding(level: str, value: str, remedy: str, offline: bool) -> Finding:
+    """Whatever is to be warned of here is a download."""
+    return Finding("go", value, "stop" if offline and level == "warning" else level, remedy)
 
 
 def git_finding(lines: c.Mapping[str, str], is_git: bool, is_worktree: bool, is_shallow: bool, foreign: bool) -> Finding:
@@ -117,7 +137,10 @@ def git_finding(lines: c.Mapping[str, str], is_git: bool, is_worktree: bool, is_
 
 
 def disk_findings(places: c.Mapping[str, float], free: c.Mapping[str, tuple[int, float]]) -> list[Finding]:
-    """``places``: path to gigabytes that it may take; ``free``: path to file system and free gigabytes. One finding a file system."""
+    """``places``: path to gigabytes that it may take; ``free``: path to file system and free gigabytes. One finding a file system.
+
+    Never a stop, and neither is memory: nobody knows how much of it is built already.
+    """
     systems: dict[int, list[str]] = {}
     for path in places:
         if path in free:
@@ -129,18 +152,16 @@ def disk_findings(places: c.Mapping[str, float], free: c.Mapping[str, tuple[int,
         if have >= want:
             findings.append(Finding("disk", value))
         else:
-            level = "stop" if have < want / 5 else "warning"
-            findings.append(Finding("disk", value, level, f"free some space, {want:.0f} GB are wanted (docker system df tells what the engine holds)"))
+            remedy = f"free some space, a build from the start wants {want:.0f} GB (docker system df tells what the engine holds)"
+            findings.append(Finding("disk", value, "warning", remedy))
     return findings
 
 
 def memory_finding(kind: str, available: float) -> Finding:
-    want, need = MEMORY[kind]
     value = f"{available:.1f} GB available"
-    if available >= want:
+    if available >= MEMORY[kind]:
         return Finding("memory", value)
-    level = "stop" if available < need else "warning"
-    return Finding("memory", value, level, f"give this machine more, {want} GB are wanted")
+    return Finding("memory", value, "warning", f"give this machine more, {MEMORY[kind]} GB are wanted")
 
 
 def cgroup_finding(cgroup: str, refuses: bool, foreign_base: str) -> Finding:
@@ -194,14 +215,13 @@ def builder_finding(reference: str, present: bool, offline: bool) -> Finding:
 
 def registry_url(registry: str) -> str:
     """Where the API of a registry answers."""
-    text = registry.rstrip("/")
-    scheme, dummy, host = text.rpartition("://")
-    if not re.match(r"[\w.-]+(:\d+)?(/.*)?\Z|\[[\da-fA-F:]+\](:\d+)?\Z", host):
+    try:
+        url = registry.rstrip("/") if "://" in registry else _registry.upstream(_registry.registry_name(registry))
+    except ValueError:
+        url = ""
+    if not re.match(r"https?://([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?(/.*)?\Z", url):
         raise TreeError(f'"{registry}" in registries is not a registry; name one as registry.k8s.io or http://127.0.0.1:5000.')
-    if not scheme:
-        scheme = "http" if re.match(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:|\Z)", host) else "https"
-    host = "registry-1.docker.io" if host in ("docker.io", "index.docker.io") else host
-    return f"{scheme}://{host}/v2/"
+    return f"{url}/v2/"
 
 
 def registry_finding(registry: str, status: int | None, error: str) -> Finding:

@@ -16,6 +16,10 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._tree import TreeEr
 GO_PLACES = ("/usr/local/go/bin", "/usr/lib/go/bin")
 
 
+class SilentError(TreeError):
+    """A program that gave no answer in time; it may work nevertheless."""
+
+
 class TreeHost:
     """Runs programs in the environment in which the tree's own scripts run. ``patience`` in seconds limits each of them."""
 
@@ -64,7 +68,7 @@ class TreeHost:
         except OSError as e:
             raise TreeError(f'"{command[0]}" cannot be run ({e.strerror}); repair it.') from e
         if timeout and result[0] == 124:
-            raise TreeError(f'"{" ".join(command)}" gave no answer in {self.patience} s; find out what it waits for.')
+            raise SilentError(f'"{" ".join(command)}" gave no answer in {self.patience} s; raise timeout, or find out what it waits for.')
         return result
 
     def version_lines(self) -> dict[str, str]:

@@ -41,6 +41,12 @@ options:
   embedded_path:
     description: Where the embedded tree lies, or will. Only read with O(source=embedded).
     type: path
+  components:
+    description: Which components a directory of what was compiled has to have, as in M(nodeforge.kind.kube_artifacts). By default all that a node needs.
+    type: list
+    elements: str
+    choices: [kubeadm, kubectl, kubelet, kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy]
+    default: [kubeadm, kubectl, kubelet, kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy]
   targets:
     description: Targets of C(make) that the build is to have, as in M(nodeforge.kind.kube_make).
     type: list
@@ -79,11 +85,11 @@ options:
     elements: str
     default: []
   offline:
-    description: The network is not to be used. Registries are not asked then, and what would have to be pulled is a V(stop).
+    description: The network is not to be used. Registries are not asked then, and a Go or an image that the build would have to fetch is a V(stop).
     type: bool
     default: false
   timeout:
-    description: How many seconds the engine, git or another program may take for one answer.
+    description: How many seconds the engine, git or another program may take for one answer. One that takes longer is a V(warning).
     type: int
     default: 5
 requirements:
@@ -165,11 +171,10 @@ import typing as t
 import urllib.error
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.urls import open_url
-from ansible_collections.nodeforge.kind.plugins.module_utils import _docker, _preflight, _tree
+from ansible_collections.nodeforge.kind.plugins.module_utils import _artifacts, _docker, _preflight, _registry, _tree
 from ansible_collections.nodeforge.kind.plugins.module_utils._preflight import GB, Finding
 from ansible_collections.nodeforge.kind.plugins.module_utils._tree import TreeError
-from ansible_collections.nodeforge.kind.plugins.module_utils._tree_host import TreeHost
+from ansible_collections.nodeforge.kind.plugins.module_utils._tree_host import SilentError, TreeHost
 
 REGISTRY_PATIENCE = 1.0
 BINFMT = "/proc/sys/fs/binfmt_misc"
@@ -191,7 +196,7 @@ class Registries:
         error = ""
         try:
             url = _preflight.registry_url(name)
-            status = open_url(url, method="HEAD", timeout=REGISTRY_PATIENCE, http_agent="nodeforge.kind", follow_redirects="none").status
+            status = _registry._open(url, None, method="HEAD", timeout=REGISTRY_PATIENCE).status
         except TreeError as e:
             self.found[name] = _preflight.from_error(f"registry {name}", e)
             return
@@ -207,6 +212,13 @@ class Registries:
             thread.join(max(0.0, self.began + REGISTRY_PATIENCE + 0.2 - time.monotonic()))
         silent = f"gives no answer in {REGISTRY_PATIENCE:.0f} s"
         return [self.found.get(name) or _preflight.registry_finding(name, None, silent) for name in self.names]
+
+
+def _late(error: BaseException | None) -> bool:
+    """Whether the engine was there, but gave no answer in time."""
+    while error is not None and not isinstance(error, _docker.requests.exceptions.ReadTimeout):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 class Preflight:
@@ -252,26 +264,26 @@ class Preflight:
 
     # -- the source -----------------------------------------------------------------------------------------------------
 
+    def _error(self, topic: str, error: TreeError) -> None:
+        self.findings.append(_preflight.from_error(topic, error, "warning" if isinstance(error, SilentError) else "stop"))
+
     def _source(self, environment: dict[str, str], platform: str) -> None:
         try:
-            self.kind, self.place = _preflight.classify(
-                self.params["source"], self.params["embedded_path"] or "", platform.partition("/")[2]
+            components = _artifacts.check_components(self.params["components"])
+            self.kind, self.place, self.version, parts = _preflight.classify(
+                self.params["source"], self.params["embedded_path"] or "", platform, components
             )
             if self.kind == "release":
                 size = f", {os.path.getsize(self.place) / GB:.1f} GB" if os.path.isfile(self.place) else ""
-                self.version = self.place if _tree.VERSION.match(self.place) else ""
                 self.add("kubernetes", f"release {self.place}{size}; nothing is compiled")
             elif self.kind == "artifacts":
-                names = _preflight.compiled(self.place, platform.partition("/")[2])
-                if not names:
-                    raise TreeError(f'"{self.place}" holds no compiled components for {platform}; name a directory that does.')
-                self.add("kubernetes", f"artifacts {self.place} ({', '.join(names)}); nothing is compiled")
+                self.add("kubernetes", f"artifacts {self.place} ({', '.join(parts)}); nothing is compiled")
             elif self.kind == "embedded" and not os.path.isdir(self.place):
                 self.add("kubernetes", f"embedded{f' {self.place}' if self.place else ''}, which the first build lays out")
             else:
                 self._tree(environment, platform)
         except TreeError as e:
-            self.findings.append(_preflight.from_error("kubernetes", e))
+            self._error("kubernetes", e)
 
     def _tree(self, environment: dict[str, str], platform: str) -> None:
         makefile = _tree.check_tree(self.place)
@@ -284,19 +296,22 @@ class Preflight:
             self.add("kubernetes", f"{self.kind} {self.place}, {self.version}")
         except TreeError as e:
             self.add("kubernetes", f"{self.kind} {self.place}")
-            self.findings.append(_preflight.from_error("version", e))
+            self._error("version", e)
         dot_git = os.path.join(self.place, ".git")
         git = host.find("git")
         if lines:
-            shallow = bool(git and os.path.exists(dot_git) and host.is_shallow(git))
-            foreign = os.stat(self.place).st_uid != os.geteuid()
-            self.findings.append(_preflight.git_finding(lines, os.path.exists(dot_git), os.path.isfile(dot_git), shallow, foreign))
+            try:
+                shallow = bool(git and os.path.exists(dot_git) and host.is_shallow(git))
+                foreign = os.stat(self.place).st_uid != os.geteuid()
+                self.findings.append(_preflight.git_finding(lines, os.path.exists(dot_git), os.path.isfile(dot_git), shallow, foreign))
+            except TreeError as e:
+                self._error("git", e)
         targets = self.params["targets"]
         try:
             _tree.check_targets(self.place, targets, makefile)
             _tree.check_features(self.place, self.features, targets, self.params["builder"], self.params["debug"])
         except TreeError as e:
-            self.findings.append(_preflight.from_error("targets", e))
+            self._error("targets", e)
             return
         missing = [name for name in ("make", "bash", "git", "tar", "timeout") if host.find(name) is None]
         if missing:
@@ -309,10 +324,9 @@ class Preflight:
                 self.add("tools", ", ".join(["docker", *(name for name, needed in needs.items() if needed)]))
                 self._builder(host)
             else:
-                level, value, remedy = host.go_decision(self.features, {})
-                self.add("go", value, level, remedy)
+                self.findings.append(_preflight.go_finding(*host.go_decision(self.features, {}), self.params["offline"]))
         except TreeError as e:
-            self.findings.append(_preflight.from_error("builder", e))
+            self._error("builder" if request.uses_engine else "go", e)
 
     def _builder(self, host: TreeHost) -> None:
         """The image that Kubernetes' own build container is, or is made from."""
@@ -344,7 +358,8 @@ class Preflight:
         except _docker.EngineError as e:
             # its sentences have a colon before the remedy where they have no semicolon
             value, dummy, remedy = str(e).partition("; " if "; " in str(e) else ": ")
-            return [Finding("engine", value, "stop", remedy or "start it, or set docker_host")]
+            self.engine = None
+            return [Finding("engine", value, "warning" if _late(e) else "stop", remedy or "start it, or set docker_host")]
         driver = self.info.get("Driver", "unknown")
         return [Finding("engine", f"Docker {self.engine.version}, API {self.engine.api.api_version}, {driver}, at {self.engine.host}")]
 
@@ -414,6 +429,7 @@ def main() -> None:
             **_docker.DOCKER_ARGS,
             "source": {"type": "str", "required": True},
             "embedded_path": {"type": "path"},
+            "components": {"type": "list", "elements": "str", "choices": list(_artifacts.COMPONENTS), "default": list(_artifacts.COMPONENTS)},
             "targets": {"type": "list", "elements": "str", "default": ["quick-release-images"]},
             "builder": {"type": "str", "choices": ["host", "container"], "default": "host"},
             "debug": {"type": "bool", "default": False},

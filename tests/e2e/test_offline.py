@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import json
 import pathlib
+import subprocess
+import sys
 
 import docker
+import pytest
 
 from .conftest import BAKED, EXTRA, IMAGE, Play, build
 
@@ -56,3 +59,46 @@ def test_an_empty_cache_is_told_at_once(node_image: Play, ansible_env: dict[str,
     assert EXTRA not in told
     assert play.recap["failed"] == 1 and play.recap["changed"] == 0
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("playbook", ["build-node.yml", "nodeforge.kind.build_variant"])
+@pytest.mark.parametrize(
+    "source, lacks",
+    [
+        ("v1.34.4", "lacks https://dl.k8s.io/release/v1.34.4/kubernetes-server-linux-"),
+        ("ci/latest", "does not know what version ci/latest names"),
+        ("https://example.com/build.tar.gz", "lacks https://example.com/build.tar.gz"),
+    ],
+)
+def test_what_would_be_downloaded_is_told_at_once(ansible_env: dict[str, str], tmp_path: pathlib.Path, playbook: str, source: str, lacks: str) -> None:
+    wanted = {
+        "nodeforge_offline": True,
+        "nodeforge_cache": str(tmp_path / "cache"),
+        "kube_source": source,
+        "kube_base": "kindest/node:v0-none",
+        "kube_components": ["kube-proxy"],
+        "node_image_extra_images": [{"archive": "/nowhere/app.tar"}],
+    }
+    play = build({**ansible_env, **CUT}, "-e", json.dumps(wanted), check=False, playbook=playbook)
+    told = " ".join(play.output.split())
+    assert play.recap["failed"] == 1 and play.recap["changed"] == 0 and not (tmp_path / "cache").exists()
+    assert f"Kubernetes {source} (offline is set, and the cache_dir" in told.replace("\\", "") and lacks in told, told[-3000:]
+    variant = playbook.endswith("variant")
+    for name, there in (("the image archive /nowhere/app.tar", True), ("the image kindest/node:v0-none in the", variant), ("nodeforge-image", not variant)):
+        assert (name in told[told.index("With nodeforge_offline") :]) is there, (name, told[-3000:])
+
+
+def test_a_variant_of_the_inventorys_names(ansible_env: dict[str, str], tmp_path: pathlib.Path) -> None:
+    """An inventory's variables are not hidden by those of the play."""
+    names = {"kube_base": "kindest/node:v0-none", "kube_source": "embedded", "kube_components": ["kubelet"], "node_image_tag": "mine"}
+    inventory = {"all": {"hosts": {"localhost": {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}}, "vars": names}}
+    (tmp_path / "hosts.yml").write_text(json.dumps(inventory))
+    wanted = json.dumps({"nodeforge_offline": True, "nodeforge_cache": str(tmp_path / "cache")})
+    command = ["ansible-playbook", "-i", str(tmp_path / "hosts.yml"), "-e", wanted, "-v", "nodeforge.kind.build_variant"]
+    run = subprocess.run(command, env={**ansible_env, **CUT}, cwd=tmp_path, capture_output=True, text=True, check=False)
+    told = " ".join(run.stdout.split())
+    assert run.returncode == 2 and '"build_variant_tag": "mine"' in told, told[-3000:]
+    assert "the image kindest/node:v0-none in the container engine" in told
+    assert "cache/trees/v1.37.2 with the Go modules" in told
+    # of the embedded tree only programs, for which nothing else has to be made
+    assert "the add-ons" not in told and "kube-proxy" not in told

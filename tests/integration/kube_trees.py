@@ -5,7 +5,7 @@
 ==========  =======================================================================================================
 ``rsync``   before 1.26: an image of its own, a data container that keeps the sources and what Go compiled, rsync in
             and out; image targets lose DBG
-``debug``   1.26 to 1.34: the same, but image targets pass DBG on
+``debug``   1.26 to 1.34: the same, but image targets pass DBG on, and make an image of kubectl, too (from 1.28 on)
 ``mount``   from 1.35: the tree is mounted into the build container, which is told the version by a file
 ==========  =======================================================================================================
 
@@ -71,7 +71,7 @@ LINES
 """
 
 GOLANG = r"""
-KUBE_SERVER_IMAGE_TARGETS=(cmd/kube-apiserver cmd/kube-controller-manager cmd/kube-proxy cmd/kube-scheduler)
+KUBE_SERVER_IMAGE_TARGETS=(cmd/kube-apiserver cmd/kube-controller-manager cmd/kube-proxy cmd/kube-scheduler@KUBECTL@)
 IFS=' ' read -ra KUBE_SERVER_PLATFORMS <<<"${KUBE_BUILD_PLATFORMS:-linux/$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')}"
 minimum_go_version=go1.20
 kube::golang::toolchain() {
@@ -230,7 +230,7 @@ class KubeTree:
         self.write(".gitignore", "/_output/\n.dockerized-kube-version-defs\n")
         self.write("Makefile", MAKEFILE)
         self.write("hack/lib/version.sh", VERSION)
-        self.write("hack/lib/golang.sh", GOLANG)
+        self.write("hack/lib/golang.sh", GOLANG.replace("@KUBECTL@", "" if generation == "rsync" else " cmd/kubectl"))
         self.write("hack/print-workspace-status.sh", STATUS, 0o755)
         self.write("hack/make-rules/build.sh", BUILD, 0o755)
         self.write("build/common.sh", common)

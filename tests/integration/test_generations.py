@@ -133,6 +133,7 @@ def test_images(make_tree: t.Any, run: t.Any, tmp_path: pathlib.Path, generation
     kept = first["outputs"]["images"]["kube-proxy"]
     inside = kube_trees.image_facts(kept["path"], tmp_path / "unpacked")
     assert subprocess.check_output([inside["file"]], text=True) == f"kube-proxy {first['version']}\n"
+    assert ("kubectl" in first["outputs"]["images"]) is (generation != "rsync")
     # the tree's script deletes the archives of all platforms: those of this one survive the other's build, also one that fails
     foreign = run(tree, platform=f"linux/{FOREIGN}", **IMAGES)
     assert not foreign.failed, foreign
@@ -307,3 +308,56 @@ def test_nested_repository(make_tree: t.Any, run: t.Any) -> None:
     (nested / "file.go").write_text("package nested // edited\n")
     edited = run(tree, check=True)
     assert edited["changed"] and "the sources changed" in edited["actions"][0] and edited["fingerprint"] != first["fingerprint"]
+
+
+PLAY = """
+- hosts: localhost
+  gather_subset: [min]
+  tasks:
+    - ansible.builtin.include_role:
+        name: nodeforge.kind.kube_binaries
+    - ansible.builtin.debug:
+        msg: "gave {{ (kube_binaries_outputs.images | list | sort + ['of', kube_binaries_version]) | join(' ') }}"
+"""
+
+
+@pytest.fixture
+def role(ansible_env: dict[str, str], tmp_path: pathlib.Path) -> t.Callable[..., str]:
+    def play(**variables: t.Any) -> str:
+        (tmp_path / "play.yml").write_text(PLAY)
+        command = ["ansible-playbook", "play.yml", "-e", json.dumps({f"kube_binaries_{name}": value for name, value in variables.items()})]
+        run = subprocess.run(command, env=ansible_env, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+        assert run.returncode == 0, run.stdout + run.stderr
+        return run.stdout
+
+    return play
+
+
+@pytest.mark.parametrize("generation", ["debug", "mount"])
+def test_no_image_of_a_program(make_tree: t.Any, role: t.Any, generation: str) -> None:
+    """A tree's kubectl.tar is not for the node."""
+    tree = make_tree(generation)
+    assert "gave kube-proxy of v1.30.0" in role(source=str(tree.path), components=["kubectl", "kube-proxy"])
+    assert (tree.path / "_output/release-images" / ARCH / "kubectl.tar").exists()
+    assert f"gave {' '.join(kube_trees.SERVERS)} of v1.30.0" in role(tree=str(tree.path), what=["kubectl"])
+
+
+def test_offline(make_tree: t.Any, role: t.Any) -> None:
+    """Nothing that a tree would ask the network for, and the same build as with it."""
+    tree = make_tree("mount")
+    tree.edit("build/release-images.sh", "verify_prereqs\n", 'verify_prereqs\necho "asked ${GOPROXY-} ${KUBE_BUILD_PULL_LATEST_IMAGES-} ${GOFLAGS-}."\n')
+    tree.commit()
+    tree.git("tag", "--force", "v1.30.0")
+
+    def asked() -> list[str]:
+        (log,) = (tree.path / "_output/nodeforge").glob("*.log")
+        return [line for line in log.read_text().splitlines() if line.startswith("asked ")]
+
+    options = {"source": str(tree.path), "components": ["kubelet", "kube-proxy"]}
+    flags = os.environ.get("GOFLAGS", "")
+    assert "changed=1" in role(**options, offline=True)
+    assert asked() == [f"asked off n {flags}."]
+    assert "changed=0" in role(**options)
+    mine = {"params": {"KUBE_BUILD_PULL_LATEST_IMAGES": "y"}, "environment": {"GOPROXY": "file:///srv/modules"}}
+    assert "changed=1" in role(**options, **mine, offline=True)
+    assert asked() == [f"asked file:///srv/modules y {flags}."]

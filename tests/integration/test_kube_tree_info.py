@@ -87,7 +87,8 @@ def test_small_trees(info: t.Any, tmp_path: pathlib.Path) -> None:
     tree.write(".go-version", "1.99.9\n")
     go = info(tree.path, targets=["all"])["by"]["go"]
     assert go["level"] == "warning" and "FORCE_HOST_GO=y" in go["remedy"]
-    assert info(tree.path, targets=["all"], environment={"FORCE_HOST_GO": "y"})["by"]["go"]["level"] == "ok"
+    assert info(tree.path, targets=["all"], offline=True)["by"]["go"]["level"] == "stop"
+    assert info(tree.path, targets=["all"], offline=True, environment={"FORCE_HOST_GO": "y"})["by"]["go"]["level"] == "ok"
     remote = info(tree.path, env={"DOCKER_HOST": "tcp://127.0.0.2:9"}, timeout=1)
     assert remote["by"]["engine"]["level"] == "stop" and remote["seconds"] < 3
     (tmp_path / "tools").mkdir()
@@ -95,7 +96,9 @@ def test_small_trees(info: t.Any, tmp_path: pathlib.Path) -> None:
     assert missing["level"] == "stop", missing["table"]
     slow = tree.write("hack/print-workspace-status.sh", "#!/bin/sh\nsleep 60\n", 0o755)
     late = info(tree.path, timeout=1)
-    assert late["by"]["version"]["level"] == "stop" and "no answer in 1 s" in late["by"]["version"]["value"] and late["seconds"] < 5
+    # it may be this machine that is slow
+    assert late["by"]["version"]["level"] == "warning" and "no answer in 1 s" in late["by"]["version"]["value"] and late["seconds"] < 5
+    assert late["level"] == "warning", late["table"]
     assert slow.exists()
 
 
@@ -103,8 +106,9 @@ def test_what_is_compiled_already(info: t.Any, tmp_path: pathlib.Path) -> None:
     place = tmp_path / "_output/dockerized/bin" / PLATFORM
     place.mkdir(parents=True)
     (place / "kubelet").touch()
-    result = info(tmp_path / "_output", check=True)
+    result = info(tmp_path / "_output", components=["kubelet"], check=True)
     assert result["kind"] == "artifacts" and "(kubelet)" in result["by"]["kubernetes"]["value"] and "go" not in result["by"]
+    assert "has no kubeadm" in info(tmp_path / "_output")["by"]["kubernetes"]["value"]
     assert "no compiled components" in info(tmp_path / "_output", platform=f"linux/{FOREIGN}")["by"]["kubernetes"]["value"]
     release = info("v1.36.3", base_image="kindest/base:not-here")
     assert release["kind"] == "release" and release["version"] == "v1.36.3"
@@ -123,6 +127,15 @@ def test_bad_input(info: t.Any, tmp_path: pathlib.Path) -> None:
     assert no_engine["by"]["engine"]["level"] == "stop" and "cgroup" not in no_engine["by"]
 
 
+def test_a_silent_engine(info: t.Any, tmp_path: pathlib.Path) -> None:
+    """One that is there, but busy, is not in the way of a build, whose patience is longer."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "sock"))
+        sock.listen()
+        result = info("v1.34.4", docker_host=f"unix://{tmp_path}/sock", timeout=1)
+    assert result["by"]["engine"]["level"] == "warning" and result["level"] == "warning", result["table"]
+
+
 def test_foreign_platform(info: t.Any) -> None:
     registered = pathlib.Path("/proc/sys/fs/binfmt_misc") / {"arm64": "qemu-aarch64", "amd64": "qemu-x86_64"}[FOREIGN]
     finding = info("v1.34.4", platform=f"linux/{FOREIGN}")["by"]["platform"]
@@ -138,7 +151,13 @@ def test_registries(info: t.Any) -> None:
         result = info("v1.34.4", registries=names)
         levels = [result["by"][f"registry {name}"]["level"] for name in names]
         assert levels == ["ok", "warning", "warning", "stop"], result["table"]
-        assert result["seconds"] < 2.5, "they were not asked at once"
+        port = silent.getsockname()[1]
+        hanging = info("v1.34.4", registries=[f"{host}:{port}" for host in ("127.0.0.1", "http://127.0.0.1", "localhost", "http://localhost")])
+        assert hanging["seconds"] < 3.5, "they were not asked at once"
+        # nothing of this machine is asked by way of a proxy
+        cut = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"), f"http://{names[1]}")
+        local = info("v1.34.4", registries=names[:1], env={**cut, "no_proxy": "", "NO_PROXY": ""})
+        assert local["by"][f"registry {names[0]}"]["level"] == "ok", local["table"]
         offline = info("v1.34.4", registries=names, offline=True)
         assert "not asked" in offline["by"]["registries"]["value"] and not [name for name in offline["by"] if name.startswith("registry ")]
 
@@ -146,27 +165,33 @@ def test_registries(info: t.Any) -> None:
 def test_role(ansible_env: dict[str, str], tmp_path: pathlib.Path) -> None:
     base = ["ansible-playbook", "-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"]
 
-    def play(**variables: t.Any) -> subprocess.CompletedProcess[str]:
-        command = [*base, "-e", json.dumps({"nodeforge_cache": str(tmp_path / "cache"), **variables}), "nodeforge.kind.preflight"]
+    def play(*options: str, **variables: t.Any) -> subprocess.CompletedProcess[str]:
+        command = [*base, *options, "-e", json.dumps({"nodeforge_cache": str(tmp_path / "cache"), **variables}), "nodeforge.kind.preflight"]
         return subprocess.run(command, env=ansible_env, capture_output=True, text=True, check=False)
 
     good = play()
     assert good.returncode == 0 and "embedded" in good.stdout and "changed=0" in good.stdout, good.stdout
+    # the version that the role embedded_tree lays out
+    assert f"embedded {tmp_path}/cache/trees/{LAID_OUT.name}, which" in good.stdout
+    assert f"embedded {tmp_path}/cache/trees/v1.34.4, which" in play(embedded_tree_version="v1.34.4").stdout
     bad = play(kube_source=str(tmp_path))
     assert bad.returncode == 2 and "is no Kubernetes tree" in bad.stdout and "name the root of a checkout" in bad.stdout
     assert "preflight_report_only" in bad.stdout
     reported = play(kube_source=str(tmp_path), preflight_report_only=True)
     assert reported.returncode == 0 and "is no Kubernetes tree" in reported.stdout
+    # on a new machine nothing is installed yet in check mode
+    new = play("--check", kube_source=str(tmp_path))
+    assert new.returncode == 0 and "is no Kubernetes tree" in new.stdout
 
 
 def test_build_node_stops_before_the_compile(ansible_env: dict[str, str], tmp_path: pathlib.Path) -> None:
     """A checkout is looked at before anything is made of it."""
     tree = KubeTree(tmp_path / "kubernetes", "mount")
     tree.git("tag", "--delete", "v1.30.0")
-    command = ["ansible-playbook", "-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}", "--check"]
-    variables = {"kube_source": str(tree.path)}
-    ended = subprocess.run(
-        [*command, "-e", json.dumps(variables), "nodeforge.kind.build_node"], env=ansible_env, capture_output=True, text=True, check=False
-    )
+    command = ["ansible-playbook", "-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"]
+    # from an inventory: the play's own variables do not hide it
+    (tmp_path / "hosts").write_text(f"localhost kube_source={tree.path}\n")
+    command[2] = str(tmp_path / "hosts")
+    ended = subprocess.run([*command, "nodeforge.kind.build_node"], env=ansible_env, capture_output=True, text=True, check=False)
     assert ended.returncode == 2 and "Begin nothing that cannot end well" in ended.stdout, ended.stdout
     assert "no tag of the form v1.2.3" in ended.stdout and not (tree.path / "_output").exists()

@@ -22,58 +22,99 @@ def level(finding: Finding) -> str:
 # -- the source -------------------------------------------------------------------------------------------------------
 
 
+PROGRAMS = ("kubeadm", "kubectl", "kubelet")
+IMAGES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
+
+
 @pytest.fixture
 def places(tmp_path: pathlib.Path) -> pathlib.Path:
-    for name in (
-        "checkout/hack/print-workspace-status.sh",
-        "embedded/hack/print-workspace-status.sh",
-        "bin/kubelet",
-        "built/_output/local/bin/linux/arm64/kubeadm",
-        "built/_output/release-images/arm64/kube-proxy.tar",
-        "server.tar.gz",
-        "file",
-        "nothing/file",
-    ):
+    for name in ("checkout/hack/print-workspace-status.sh", "embedded/hack/print-workspace-status.sh", "file", "x.tar", "nothing/file", "part/kubelet"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
+    (tmp_path / "server.tar.gz").write_bytes(b"\x1f\x8b")
     (tmp_path / "embedded/go.mod").write_text("module nodeforge.example/kubernetes\n")
     return tmp_path
 
 
 @pytest.mark.parametrize(
-    "source, kind, place",
+    "source, kind, path, version",
     [
-        ("embedded", "embedded", "/e"),
-        ("v1.34.4", "release", "v1.34.4"),
-        ("ci/latest", "release", "ci/latest"),
-        ("release:stable", "release", "release:stable"),
-        ("https://example.com/kubernetes-server-linux-amd64.tar.gz", "release", "https://example.com/kubernetes-server-linux-amd64.tar.gz"),
-        ("@/server.tar.gz", "release", "@/server.tar.gz"),
-        ("@/checkout", "checkout", "@/checkout"),
-        ("@/checkout/", "checkout", "@/checkout"),
-        ("@/embedded", "embedded", "@/embedded"),
-        ("tree:@/nothing", "checkout", "@/nothing"),
-        ("artifacts:@/checkout", "artifacts", "@/checkout"),
-        ("@/bin", "artifacts", "@/bin"),
-        ("@/built", "artifacts", "@/built"),
-        ("@/built/_output", "artifacts", "@/built/_output"),
+        ("embedded", "embedded", "/e", ""),
+        ("v1.34.4", "release", "v1.34.4", "v1.34.4"),
+        ("ci/latest", "release", "ci/latest", ""),
+        ("release:stable", "release", "release:stable", ""),
+        ("ci/v1.38.0-alpha.1+abc", "release", "ci/v1.38.0-alpha.1+abc", "v1.38.0-alpha.1+abc"),
+        ("artifacts:v1.34.4", "release", "v1.34.4", "v1.34.4"),
+        ("https://example.com/kubernetes-server-linux-arm64.tar.gz", "release", "https://example.com/kubernetes-server-linux-arm64.tar.gz", ""),
+        ("@/server.tar.gz", "release", "@/server.tar.gz", ""),
+        ("@/checkout", "checkout", "@/checkout", ""),
+        ("@/checkout/", "checkout", "@/checkout", ""),
+        ("@/embedded", "embedded", "@/embedded", ""),
+        ("tree:@/nothing", "checkout", "@/nothing", ""),
     ],
 )
-def test_classify(places: pathlib.Path, source: str, kind: str, place: str) -> None:
-    assert _preflight.classify(source.replace("@", str(places)), "/e", "arm64") == (kind, place.replace("@", str(places)))
+def test_classify(places: pathlib.Path, source: str, kind: str, path: str, version: str) -> None:
+    assert _preflight.classify(source.replace("@", str(places)), "/e", "linux/arm64") == (kind, path.replace("@", str(places)), version, ())
 
 
-@pytest.mark.parametrize("source, text", [("@/absent", "There is no"), ("@/file", "neither a directory"), ("@/nothing", "is no Kubernetes tree")])
+@pytest.mark.parametrize("named", ["", "artifacts:"])
+@pytest.mark.parametrize(
+    "programs, images",
+    [
+        ("", ""),
+        ("bin", "bin"),
+        ("linux/arm64", "images"),
+        ("bin/linux/arm64", "images/arm64"),
+        ("kubernetes/node/bin", "kubernetes/server/bin"),
+        ("_output/local/bin/linux/arm64", "_output/release-images/arm64"),
+        ("dockerized/bin/linux/arm64", "release-stage/server/linux-arm64/kubernetes/server/bin"),
+    ],
+)
+def test_what_is_compiled(tmp_path: pathlib.Path, named: str, programs: str, images: str) -> None:
+    """Where kube_artifacts finds them."""
+    for place, names in ((programs, PROGRAMS), (images, [f"{name}.tar" for name in IMAGES])):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (tmp_path / place / name).touch()
+    found = _preflight.classify(f"{named}{tmp_path}", "/e", "linux/arm64")
+    assert found == ("artifacts", str(tmp_path), "", sorted(PROGRAMS + IMAGES))
+    if "arm64" in programs:
+        with pytest.raises(TreeError, match="for linux/amd64"):
+            _preflight.classify(f"{named}{tmp_path}", "/e", "linux/amd64")
+
+
+def test_only_what_is_wanted(places: pathlib.Path) -> None:
+    assert _preflight.classify(f"{places}/part", "/e", "linux/arm64", ["kubelet"]).parts == ["kubelet"]
+    with pytest.raises(TreeError, match="has no kubectl for linux/arm64"):
+        _preflight.classify(f"{places}/part", "/e", "linux/arm64", ["kubelet", "kubectl"])
+
+
+@pytest.mark.parametrize(
+    "source, text",
+    [
+        ("@/absent", "There is no"),
+        ("@/v1.34.4_x", "There is no"),
+        ("v1.34.4_x", "There is no"),
+        ("@/file", "neither a directory"),
+        ("@/x.tar", "neither a directory"),
+        ("@/nothing", "is no Kubernetes tree"),
+        ("artifacts:@/checkout", "has no kubeadm"),
+        ("release/Foo Bar", "neither a version nor a marker"),
+        ("ftp://example.com/x.tar.gz", "is not a URL of a file"),
+        ("https://example.com/kubernetes-server-linux-amd64.tar.gz", "not for linux/arm64"),
+    ],
+)
 def test_classify_what_is_none(places: pathlib.Path, source: str, text: str) -> None:
     with pytest.raises(TreeError) as error:
-        _preflight.classify(source.replace("@", str(places)), "/e", "arm64")
+        _preflight.classify(source.replace("@", str(places)), "/e", "linux/arm64")
     finding = _preflight.from_error("kubernetes", error.value)
     assert text in finding.value and level(finding) == "stop"
 
 
-def test_compiled(places: pathlib.Path) -> None:
-    assert _preflight.compiled(str(places / "built"), "arm64") == ["kube-proxy", "kubeadm"]
-    assert _preflight.compiled(str(places / "built"), "amd64") == []
+def test_go() -> None:
+    assert level(_preflight.go_finding("ok", "go1.26.8", "", True)) == "ok"
+    for given, offline, expected in (("warning", False, "warning"), ("warning", True, "stop"), ("stop", False, "stop")):
+        assert level(_preflight.go_finding(given, "go1.26.8, but the tree takes its own 1.26.10", "use builder=container", offline)) == expected
 
 
 def test_git() -> None:
@@ -92,8 +133,8 @@ def test_git() -> None:
         ({"/t": 20, "/d": 10}, {"/t": (1, 100), "/d": (2, 100)}, ["ok", "ok"]),
         ({"/t": 20, "/d": 10}, {"/t": (1, 25), "/d": (1, 25)}, ["warning"]),
         ({"/t": 20, "/d": 10}, {"/t": (1, 30), "/d": (1, 30)}, ["ok"]),
-        ({"/t": 20, "/d": 10}, {"/t": (1, 5), "/d": (1, 5)}, ["stop"]),
-        ({"/t": 20, "/d": 10}, {"/t": (1, 1), "/d": (2, 9)}, ["stop", "warning"]),
+        ({"/t": 20, "/d": 10}, {"/t": (1, 5), "/d": (1, 5)}, ["warning"]),
+        ({"/t": 20, "/d": 10}, {"/t": (1, 0.1), "/d": (2, 9)}, ["warning", "warning"]),
         ({"/t": 20}, {}, []),
     ],
 )
@@ -103,7 +144,7 @@ def test_disk(places: dict[str, float], free: dict[str, tuple[int, float]], leve
 
 @pytest.mark.parametrize(
     "kind, available, expected",
-    [("checkout", 16, "ok"), ("checkout", 7.9, "warning"), ("checkout", 2, "stop"), ("embedded", 5, "ok"), ("release", 2, "ok"), ("release", 0.5, "stop")],
+    [("checkout", 16, "ok"), ("checkout", 7.9, "warning"), ("checkout", 0.5, "warning"), ("embedded", 5, "ok"), ("release", 2, "ok")],
 )
 def test_memory(kind: str, available: float, expected: str) -> None:
     assert level(_preflight.memory_finding(kind, available)) == expected
@@ -154,6 +195,7 @@ def test_builder() -> None:
     [
         ("registry.k8s.io", "https://registry.k8s.io/v2/"),
         ("docker.io", "https://registry-1.docker.io/v2/"),
+        ("index.docker.io", "https://registry-1.docker.io/v2/"),
         ("127.0.0.1:5000", "http://127.0.0.1:5000/v2/"),
         ("localhost", "http://localhost/v2/"),
         ("localhost.example.com", "https://localhost.example.com/v2/"),
@@ -165,7 +207,7 @@ def test_registry_url(registry: str, url: str) -> None:
     assert _preflight.registry_url(registry) == url
 
 
-@pytest.mark.parametrize("registry", ["", "a b", "http://", "user@host", "host:port"])
+@pytest.mark.parametrize("registry", ["", "a b", "http://", "user@host", "host:port", "[::1", "ftp://host"])
 def test_registry_that_is_none(registry: str) -> None:
     with pytest.raises(TreeError, match="is not a registry"):
         _preflight.registry_url(registry)
