@@ -99,6 +99,7 @@ options:
       - Users of registries or mirrors. They are given only to the host that they are for, and reach neither a command line nor an image.
       - They go only over TLS or to this very machine, and to a token service only where it belongs to the same domain or has an entry here, too.
       - For hosts that have no entry here, those of O(docker_config) are used.
+      - A host that refuses its user fails the image, but only where that host had to be asked.
     type: list
     elements: dict
     default: []
@@ -119,13 +120,15 @@ options:
     description:
       - The directory on the build host with the C(config.json) that C(docker login) writes. Its users are given to the registries that they are for, be they in
         the file itself (C(auths)) or with a credential helper (C(credsStore), C(credHelpers)).
+      - Where a user of it cannot be used, or is refused, the registry is asked without one, and there is a warning.
       - The default is E(DOCKER_CONFIG), or V(~/.docker). Empty means none.
     type: path
     version_added: 1.1.0
     default: ~/.docker
   offline:
     description:
-      - Ask no other machine. Images come from O(archives), from O(cache_dir) and from registries of this very machine (mirrors with a loopback address).
+      - Ask no other machine. Images come from O(archives), from O(cache_dir) and from registries of this very machine (mirrors with a loopback address), if the
+        container has the machine's network.
       - Where others would be needed, the module fails before it transfers anything, and names all of them.
     type: bool
     version_added: 1.1.0
@@ -160,7 +163,8 @@ options:
     description:
       - A directory on the build host that keeps what was pulled, as an OCI image layout. Images in it are imported instead of pulled,
         so that later runs need no network.
-      - What a registry of this very machine has (a mirror with a loopback address) comes from there, and is not kept a second time.
+      - What a registry of this very machine has (a mirror with a loopback address, and a container with the network V(host)) comes from there, and is
+        not kept a second time. Where that fails, it comes from here or from the other mirrors.
       - Whatever is in it can be deleted at any time. A damaged image is noticed, dropped and pulled anew.
     type: path
 notes:

@@ -141,7 +141,7 @@ options:
     description:
       - Parts of containerd's configuration for the node. Each is an absolute path on this host, or the TOML text itself.
       - They become drop-ins in C(/etc/containerd/conf.d), and the base's C(/etc/containerd/config.toml) is made to import them. A later one overrides earlier
-        ones and the base's own. Patches of a kind cluster configuration change the base's own part only.
+        ones and the base's own, its drop-ins included. Patches of a kind cluster configuration change the base's own part only.
       - The base's own containerd must understand them, or the module fails. It reads them in the build container, so check mode does not find that out.
       - A C(version) in them has to be that of the base's configuration. containerd before version 2 replaces a plugin's section as a whole.
     type: list
@@ -152,6 +152,7 @@ options:
     description:
       - Images that kubeadm asks for, each with the one that the node holds instead.
       - The cluster's kubeadm configuration has to name those.
+      - They are told by the node image's label C(io.nodeforge.replaced-images). Empty takes those that the base tells so.
     type: dict
     default: {}
   node_image:
