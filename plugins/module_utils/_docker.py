@@ -218,12 +218,16 @@ class Engine:
                 return None
 
     def export(self, reference: str) -> t.Iterator[bytes]:
-        """The image as ``docker save`` writes it, in chunks."""
+        """The image as ``docker save`` writes it, in chunks. Whoever takes them may stop early."""
         with self.explained(f'Exporting the image "{reference}"'):
-            with self._lock:
-                # large chunks: each costs its reader in a container a process
-                chunks = self.api.get_image(reference, chunk_size=4 * CHUNK)
-            yield from chunks
+            # by a client of its own: the engine takes as long as it likes to prepare an export, and others need not wait
+            options = {**self._connection(self.module.params), "version": self.api.api_version}
+            with contextlib.closing(docker.APIClient(**options)) as api:
+                response = api._get(api._url("/images/{0}/get", reference), stream=True)
+                with contextlib.closing(response):
+                    api._raise_for_status(response)
+                    # large chunks: each costs its reader in a container a process
+                    yield from response.iter_content(4 * CHUNK)
 
     # containers
 
@@ -418,6 +422,21 @@ class Engine:
                     if file is not None:
                         return file.read(limit)
         return None
+
+    def read_directory(self, container: str, path: str, limit: int = CHUNK) -> dict[str, bytes]:
+        """The content of the small files right in a directory of a container, by their names; none where there is no such directory."""
+        found: dict[str, bytes] = {}
+        with self.explained(f'Reading {path} in the container "{container}"'):
+            try:
+                stream, _stat = self.api.get_archive(container, path)
+            except docker.errors.NotFound:
+                return found
+            with tarfile.open(fileobj=_Reader(stream), mode="r|") as archive:
+                for member in archive:
+                    file = archive.extractfile(member) if member.isfile() and member.name.count("/") == 1 else None
+                    if file is not None:
+                        found[member.name.partition("/")[2]] = file.read(limit)
+        return found
 
 
 def _framed(chunks: c.Iterable[bytes]) -> t.Iterator[bytes]:

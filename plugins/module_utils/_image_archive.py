@@ -186,12 +186,14 @@ class Cache:
         return None
 
     def damage(self, content: Content) -> str | None:
-        """The first blob that is not what its name says; it is removed, so that the next pull brings it anew."""
+        """The first blob that is not what its name says, or cannot be read; it is removed, so that the next pull brings it anew."""
         for digest in content.blobs:
-            if "sha256:" + sha256_of(self.blob(digest)) != digest:
-                with contextlib.suppress(OSError):
-                    os.unlink(self.blob(digest))
-                return digest
+            with contextlib.suppress(OSError):
+                if "sha256:" + sha256_of(self.blob(digest)) == digest:
+                    continue
+            with contextlib.suppress(OSError):
+                os.unlink(self.blob(digest))
+            return digest
         return None
 
     def missing(self, content: Content) -> dict[str, int]:

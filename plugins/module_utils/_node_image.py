@@ -36,6 +36,7 @@ BINARY_DIRECTORY = "/usr/bin"
 VOLATILE = ("/run", "/tmp")
 
 FINGERPRINT_LABEL = "io.nodeforge.fingerprint"
+REPLACED_LABEL = "io.nodeforge.replaced-images"
 # On a build container only: its own name and its fingerprint. An image made from it carries the label on, and so does
 # every container of that image; the name tells the build container from all of them.
 BUILD_LABEL = "io.nodeforge.build"
@@ -106,6 +107,11 @@ def parse_reference(text: str, what: str = "image") -> Reference:
     ):
         raise BadInput(f'The {what} "{text}" is not an image reference: {remedy}')
     return Reference(registry, path, tag or ("" if digest else "latest"), digest)
+
+
+def store_name(reference: Reference) -> str:
+    """The name under which the kubelet will look: a digest makes the tag meaningless."""
+    return str(reference._replace(tag="") if reference.digest else reference)
 
 
 def without_arch(reference: Reference, arch: str) -> Reference:
@@ -242,6 +248,21 @@ def with_drop_ins(config: str) -> str:
     if wanted.strip('"') in head[imports.end() :]:
         return config
     return f"{config[: imports.end()]}{wanted}, {config[imports.end() :]}"
+
+
+def drop_in_names(there: c.Mapping[str, bytes], texts: c.Sequence[bytes]) -> list[str]:
+    """Names in :data:`DROP_INS` for these parts: after those that a base has, which they are to override.
+
+    Those that are there already as the last of all, in the same order, keep their names: a second look changes nothing.
+    """
+    ours = sorted(name for name in there if _DROP_IN.fullmatch(name))
+    kept = next(n for n in range(len(ours) + 1) if [there[name] for name in ours[n:]] == list(texts[: len(ours) - n]))
+    names = ours[kept:]
+    number = int(ours[-1][len("nodeforge-") : -len(".toml")]) + 1 if ours else 0
+    return names + [f"nodeforge-{number + n:02}.toml" for n in range(len(texts) - len(names))]
+
+
+_DROP_IN = re.compile(r"nodeforge-\d+\.toml")
 
 
 def required_images(kubeadm: c.Iterable[str], sandbox: str, others: c.Iterable[str], held: c.Iterable[str] = ()) -> list[str]:
@@ -429,6 +450,7 @@ def labels(
     base_digest: str,
     fingerprint: str,
     images: c.Iterable[str] | None,
+    replaced: c.Mapping[str, str],
     created: str,
     revision: str | None,
     source: str | None,
@@ -446,6 +468,7 @@ def labels(
         "io.nodeforge.base": base,
         "io.nodeforge.base-digest": base_digest,
         "io.nodeforge.images": None if images is None else ",".join(images),
+        REPLACED_LABEL: ",".join(f"{asked}={given}" for asked, given in replaced.items()) or None,
         FINGERPRINT_LABEL: fingerprint,
     }
     return {key: value for key, value in told.items() if value is not None}
@@ -455,6 +478,12 @@ def told_images(labels: c.Mapping[str, str]) -> list[str] | None:
     """The images that an image of ours says it holds; None where it says nothing."""
     told = labels.get("io.nodeforge.images")
     return told.split(",") if told else None
+
+
+def told_replaced(labels: c.Mapping[str, str]) -> dict[str, str]:
+    """The images that kubeadm asks for, each with the one that an image of ours has instead."""
+    told = (labels.get(REPLACED_LABEL) or "").split(",")
+    return {asked: given for asked, equals, given in (pair.partition("=") for pair in told) if asked and given}
 
 
 def build_label(name: str, fingerprint: str) -> str:

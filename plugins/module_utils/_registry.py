@@ -74,6 +74,15 @@ class Logins:
                 self._known[name] = self._stored(name)
             return self._known[name]
 
+    def may_know(self, host: str) -> bool:
+        """Whether somebody may be known there; no helper is asked."""
+        name = registry_name(host)
+        with self._lock:
+            if name in self._known:
+                return self._known[name] is not None
+            config = self._read()
+            return bool(config["credHelpers"].get(name) or config["credsStore"] or any(registry_name(key) == name for key in config["auths"]))
+
     def _stored(self, name: str) -> Credentials | None:
         config = self._read()
         helper = config["credHelpers"].get(name) or config["credsStore"]
@@ -275,8 +284,17 @@ def _belongs(realm: str, url: str, logins: Logins) -> bool:
 def _open(url: str, authority: str | None, headers: dict[str, str] | None = None, method: str = "GET", timeout: float = LOGIN_TIMEOUT) -> t.Any:
     # a redirect would take the password along
     follow = "none" if headers else "urllib2"
-    # like containerd, never by way of a proxy to this very machine
-    return open_url(url, method=method, headers=headers, timeout=timeout, ca_path=authority, follow_redirects=follow, use_proxy=not is_local(url))
+    # like containerd, never by way of a proxy to this very machine; and ~/.netrc would put its own user in the header's place
+    return open_url(
+        url,
+        method=method,
+        headers=headers,
+        timeout=timeout,
+        ca_path=authority,
+        follow_redirects=follow,
+        use_proxy=not is_local(url),
+        use_netrc=False,
+    )
 
 
 def has(url: str, path: str, name: str, header: str | None) -> bool:

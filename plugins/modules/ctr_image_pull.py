@@ -99,6 +99,7 @@ options:
       - Users of registries or mirrors. They are given only to the host that they are for, and reach neither a command line nor an image.
       - They go only over TLS or to this very machine, and to a token service only where it belongs to the same domain or has an entry here, too.
       - For hosts that have no entry here, those of O(docker_config) are used.
+      - A host that refuses its user fails the image, but only where that host had to be asked.
     type: list
     elements: dict
     default: []
@@ -119,13 +120,15 @@ options:
     description:
       - The directory on the build host with the C(config.json) that C(docker login) writes. Its users are given to the registries that they are for, be they in
         the file itself (C(auths)) or with a credential helper (C(credsStore), C(credHelpers)).
+      - Where a user of it cannot be used, or is refused, the registry is asked without one, and there is a warning.
       - The default is E(DOCKER_CONFIG), or V(~/.docker). Empty means none.
     type: path
     version_added: 1.1.0
     default: ~/.docker
   offline:
     description:
-      - Ask no other machine. Images come from O(archives), from O(cache_dir) and from registries of this very machine (mirrors with a loopback address).
+      - Ask no other machine. Images come from O(archives), from O(cache_dir) and from registries of this very machine (mirrors with a loopback address), if the
+        container has the machine's network.
       - Where others would be needed, the module fails before it transfers anything, and names all of them.
     type: bool
     version_added: 1.1.0
@@ -160,7 +163,8 @@ options:
     description:
       - A directory on the build host that keeps what was pulled, as an OCI image layout. Images in it are imported instead of pulled,
         so that later runs need no network.
-      - What a registry of this very machine has (a mirror with a loopback address) comes from there, and is not kept a second time.
+      - What a registry of this very machine has (a mirror with a loopback address, and a container with the network V(host)) comes from there, and is
+        not kept a second time. Where that fails, it comes from here or from the other mirrors.
       - Whatever is in it can be deleted at any time. A damaged image is noticed, dropped and pulled anew.
     type: path
 notes:
@@ -292,6 +296,7 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
     DOCKER_ARGS,
     Engine,
     EngineError,
+    ExecResult,
     Interrupted,
     interruptible,
     read_chunks,
@@ -311,6 +316,7 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._node_image import 
     Reference,
     build_fingerprint,
     parse_reference,
+    store_name,
     without_arch,
 )
 
@@ -396,8 +402,11 @@ class ImagePuller:
         self.offline: bool = params["offline"]
         self.authorities = self._authorities(params["ca_files"])
         self.hosts_files = self._hosts_dir(params["hosts_dir"])
-        self.required = list(dict.fromkeys(_store_name(parse_reference(ref, "image")) for ref in params["images"]))
-        self.exists = engine.container(self.container) is not None or not self.check
+        self.required = list(dict.fromkeys(store_name(parse_reference(ref, "image")) for ref in params["images"]))
+        there = engine.container(self.container)
+        self.exists = there is not None or not self.check
+        # whether the loopback address is the same one in the container as here; one that is not there yet will have what is asked for
+        self.same_loopback = engine.host.startswith("unix:") and (there is None or there["HostConfig"]["NetworkMode"] == "host")
         self.platform: str = params["platform"] or self._own_platform()
         if split_platform(self.platform)[0] != "linux" or not split_platform(self.platform)[1]:
             raise EngineError(f'The platform "{self.platform}" is not one of Linux: write it like linux/amd64 or linux/arm64')
@@ -406,6 +415,7 @@ class ImagePuller:
         self.images = {ref: Image(ref) for ref in [*self.required, *(ref for archive in self.archives for ref in archive.configs)]}
         self.actions: list[str] = []
         self.planned = False
+        self._warned: set[str] = set()
         self._stopping = threading.Event()
 
     # options
@@ -483,7 +493,7 @@ class ImagePuller:
             raise EngineError(f'The image "{reference}" in the engine is for {found}, not for {self.platform}: build it for that platform')
         if entry.get("id") not in (None, image["Id"]):
             raise EngineError(f'The image "{reference}" in the engine has another id than the one that is wanted ({entry["id"]}): run again')
-        ref = _store_name(parse_reference(entry["ref"], f'ref of the engine image "{reference}"')) if entry.get("ref") else str(reference)
+        ref = store_name(parse_reference(entry["ref"], f'ref of the engine image "{reference}"')) if entry.get("ref") else str(reference)
         return Archive(None, None, {str(reference): ref}, [str(reference)] if ref != str(reference) else [], {ref: image["Id"]}, str(reference))
 
     def _archive(self, entry: dict[str, t.Any]) -> Archive:
@@ -514,8 +524,8 @@ class ImagePuller:
 
     def _plain(self, name: str, arch: str) -> str:
         reference = parse_reference(name, "image in an archive")
-        plain = _store_name(without_arch(reference, arch))
-        return _store_name(reference) if plain != _store_name(reference) and _store_name(reference) in self.required else plain
+        plain = store_name(without_arch(reference, arch))
+        return store_name(reference) if plain != store_name(reference) and store_name(reference) in self.required else plain
 
     def _cache(self, directory: str | None) -> Cache | None:
         if directory is None or (self.check and not os.path.isdir(directory)):
@@ -585,6 +595,8 @@ class ImagePuller:
         for image in lacking:
             self._fail(image, self._offline([image.ref]))
         if lacking:
+            # the others have neither come nor failed
+            self.images = {ref: image for ref, image in self.images.items() if image.action in ("present", "failed")}
             raise self._offline([image.ref for image in lacking])
         return jobs
 
@@ -599,10 +611,14 @@ class ImagePuller:
     def _urls(self, reference: Reference) -> list[str]:
         return self.mirrors.get(reference.registry) or [registry.upstream(reference.registry)]
 
+    def _here(self, url: str) -> bool:
+        """Whether it is this very machine, also for the container, where the pull runs."""
+        return self.same_loopback and registry.is_local(url)
+
     def _at_hand(self, ref: str) -> bool:
         """Whether a registry of this very machine has the image."""
         reference = parse_reference(ref)
-        urls = [] if self.hosts_files else [url for url in self._urls(reference) if registry.is_local(url)]
+        urls = [] if self.hosts_files else [url for url in self._urls(reference) if self._here(url)]
         with contextlib.suppress(EngineError):  # a wrong password is told by the pull
             return any(registry.has(url, reference.path, reference.digest or reference.tag, self._header(url, reference.path)) for url in urls)
         return False
@@ -612,7 +628,17 @@ class ImagePuller:
         credentials = self.logins.find(registry.host_of(url))
         if credentials:
             self.module.no_log_values.update(filter(None, (credentials.password, credentials.basic.split()[1])))
-        header = registry.authorization(url, path, self.logins, authority)
+        try:
+            header = registry.authorization(url, path, self.logins, authority)
+        except EngineError as e:
+            host = registry.registry_name(url)
+            if host in self.logins.given:
+                raise
+            # docker login was for something else, perhaps long ago
+            if host not in self._warned:
+                self._warned.add(host)
+                self.module.warn(f'{host} is asked without what docker login left in "{self.module.params["docker_config"]}". {e}')
+            return None
         if header:
             self.module.no_log_values.add(header.split()[1])
         return header
@@ -690,13 +716,29 @@ class ImagePuller:
 
     def _bring(self, containerd: Containerd, image: Image) -> None:
         try:
-            if not self._from_cache(containerd, image):
+            if not self._from_here(containerd, image) and not self._from_cache(containerd, image):
                 image.action = "pulled"
                 self._pull(containerd, image)
                 self.actions.append(f"Pulled image {image.ref}")
             image.come = True
         except (Failed, EngineError) as e:
             self._fail(image, e)
+
+    def _from_here(self, containerd: Containerd, image: Image) -> bool:
+        """From a registry of this machine that has it: no other one is asked, not even for a token. Where that fails, the usual ways are left."""
+        if not image.local:
+            return False
+        reference = parse_reference(image.ref)
+        urls = [url for url in self._urls(reference) if self._here(url)]
+        image.attempts += 1
+        result, dummy = self._fetch(containerd, image.ref, reference, urls)
+        if result.rc:
+            if self._stopping.is_set():
+                raise EngineError("interrupted")
+            image.local = False
+            return False
+        self.actions.append(f"Pulled image {image.ref}")
+        return True
 
     def _from_cache(self, containerd: Containerd, image: Image) -> bool:
         content = self.cache.find(image.ref, self.platform) if self.cache else None
@@ -706,42 +748,69 @@ class ImagePuller:
         if damaged:
             self.actions.append(f"Dropped the damaged blob {damaged} of image {image.ref} from the cache")
             return False
-        chunks, size = self.cache.stream(image.ref, content)
-        chunks = self._until_stopped(chunks)
-        result = containerd.load(chunks, size, self.platform, {image.ref: image.ref}, pin=self.pin, timeout=self.timeout)
+        gone: list[OSError] = []
+        try:
+            chunks, size = self.cache.stream(image.ref, content)
+            chunks = self._until_stopped(_noting(chunks, gone))
+            result = containerd.load(chunks, size, self.platform, {image.ref: image.ref}, pin=self.pin, timeout=self.timeout)
+        except (EngineError, Missing) as e:
+            # somebody deletes what is in it right now
+            if gone or isinstance(e, Missing):
+                return False
+            raise
         if result.rc:
             raise Failed(
                 f'Importing the image "{image.ref}" from the cache "{self.cache.directory}" failed: '
                 + self._why(result.rc, result.stderr, "delete the cache and run again")
             )
+        image.action = "cached"
         self.actions.append(f"Imported image {image.ref} from the cache")
         return True
 
     def _pull(self, containerd: Containerd, image: Image) -> None:
         reference = parse_reference(image.ref)
-        # where this machine has it no other one is asked, not even for a token
-        urls = [url for url in self._urls(reference) if registry.is_local(url) or not (self.offline or image.local)]
+        urls = [url for url in self._urls(reference) if self._here(url) or not self.offline]
         if not urls:
             raise self._offline([image.ref])
         retries: int = self.module.params["retries"]
         while True:
             image.attempts += 1
-            hosts = self._hosts(reference, urls)
-            began = time.monotonic()
-            result = containerd.fetch(image.ref, self.platform, hosts, proxies=self.proxies, pin=self.pin, timeout=self.timeout)
-            if result.rc == 0:
+            result, cause = self._fetch(containerd, image.ref, reference, urls)
+            if cause is None:
                 return
             error = registry.last_error(result.stderr)
-            cause = registry.cause_of(error)
-            if result.rc in (124, 137, 143) and time.monotonic() - began >= self.timeout:
-                remedy = "mend the network, use another mirror or raise transfer_timeout"
-                cause = registry.Cause(f"it took longer than {self.timeout} s", True, remedy, dirty=True)
             if self._stopping.is_set() or not cause.retry or image.attempts > retries:
                 tries = f" ({image.attempts} tries)" if image.attempts > 1 else ""
                 raise Failed(f'Pulling "{image.ref}" for {self.platform} from {self._blamed(urls, error)} failed{tries}: {cause.text}; {cause.remedy}')
+            self._stopping.wait(registry.backoff(image.attempts - 1, self.module.params["retry_delay"], cause.patience, wait=cause.wait))
+
+    def _fetch(self, containerd: Containerd, ref: str, reference: Reference, urls: list[str]) -> tuple[ExecResult, registry.Cause | None]:
+        """One try at these hosts, in their order, and why it failed. Another one may help where it may with any of them.
+
+        containerd goes from host to host by itself. But a login is for its host only, so one that needs it is asked apart, after those before it.
+        """
+        groups: list[list[str]] = []
+        for url in urls:
+            if not groups or (not self.hosts_files and self.logins.may_know(registry.host_of(url))):
+                groups.append([])
+            groups[-1].append(url)
+        retry = False
+        for group in groups:
+            hosts = self._hosts(reference, group)
+            began = time.monotonic()
+            result = containerd.fetch(ref, self.platform, hosts, proxies=self.proxies, pin=self.pin, timeout=self.timeout)
+            if result.rc == 0:
+                return result, None
+            cause = registry.cause_of(registry.last_error(result.stderr))
+            if result.rc in (124, 137, 143) and time.monotonic() - began >= self.timeout:
+                remedy = "mend the network, use another mirror or raise transfer_timeout"
+                cause = registry.Cause(f"it took longer than {self.timeout} s", True, remedy, dirty=True)
+            if self._stopping.is_set():
+                break
+            retry = retry or cause.retry
             if cause.dirty:
                 containerd.collect()
-            self._stopping.wait(registry.backoff(image.attempts - 1, self.module.params["retry_delay"], cause.patience, wait=cause.wait))
+        return result, cause._replace(retry=retry)
 
     def _hosts(self, reference: Reference, urls: list[str]) -> bytes:
         files = dict(self.hosts_files)
@@ -816,7 +885,7 @@ class ImagePuller:
                     with self.cache.receive(missing) as sink:
                         containerd.export(missing, sink)
                 self.cache.add(image.ref, image.content)
-            except (EngineError, OSError) as e:
+            except (EngineError, OSError, Missing) as e:
                 self.module.warn(f'The image "{image.ref}" is not kept in the cache "{self.cache.directory}": {e}')
 
     def _result(self, before: Store, after: Store | None) -> dict[str, t.Any]:
@@ -850,9 +919,13 @@ class ImagePuller:
         return dict(sorted(shown.items()))
 
 
-def _store_name(reference: Reference) -> str:
-    """The name under which the kubelet will look: a digest makes the tag meaningless."""
-    return str(reference._replace(tag="") if reference.digest else reference)
+def _noting(chunks: c.Iterable[bytes], failures: list[OSError]) -> t.Iterator[bytes]:
+    """The chunks; and why they could not be read, which is not the fault of whoever takes them."""
+    try:
+        yield from chunks
+    except OSError as e:
+        failures.append(e)
+        raise
 
 
 def _archive_entries(archives: t.Any) -> list[dict[str, t.Any]]:

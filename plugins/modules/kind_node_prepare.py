@@ -141,7 +141,7 @@ options:
     description:
       - Parts of containerd's configuration for the node. Each is an absolute path on this host, or the TOML text itself.
       - They become drop-ins in C(/etc/containerd/conf.d), and the base's C(/etc/containerd/config.toml) is made to import them. A later one overrides earlier
-        ones and the base's own. Patches of a kind cluster configuration change the base's own part only.
+        ones and the base's own, its drop-ins included. Patches of a kind cluster configuration change the base's own part only.
       - The base's own containerd must understand them, or the module fails. It reads them in the build container, so check mode does not find that out.
       - A C(version) in them has to be that of the base's configuration. containerd before version 2 replaces a plugin's section as a whole.
     type: list
@@ -152,6 +152,7 @@ options:
     description:
       - Images that kubeadm asks for, each with the one that the node holds instead.
       - The cluster's kubeadm configuration has to name those.
+      - They are told by the node image's label C(io.nodeforge.replaced-images). Empty takes those that the base tells so.
     type: dict
     default: {}
   node_image:
@@ -431,6 +432,7 @@ class Inputs:
                 self._manifest(params[option], dest, option)
             else:
                 self.base_manifests.append(dest)
+        self.drop_ins: list[node.File] = []
         self.containerd_config = [self._drop_in(number, entry) for number, entry in enumerate(params["containerd_config"])]
         for number, entry in enumerate(params["files"]):
             self.files.append(self._file(number, entry))
@@ -525,8 +527,16 @@ class Inputs:
                     text = file.read()
             except UnicodeDecodeError as e:
                 raise node.BadInput(f"The {what} is not text: name a TOML file") from e
-        self.files.append(node.file_from_content(text.encode(), dest, 0o644))
+        self.drop_ins.append(node.file_from_content(text.encode(), dest, 0o644))
+        self.files.append(self.drop_ins[-1])
         return what, text
+
+    def name_drop_ins(self, there: dict[str, bytes]) -> None:
+        """Gives the parts of containerd's configuration names that leave those of the base alone. The base is known: the fingerprint tells it."""
+        names = node.drop_in_names(there, [file.content for file in self.drop_ins])
+        renamed = {file.dest: file._replace(dest=f"{node.DROP_INS}/{name}") for file, name in zip(self.drop_ins, names)}
+        self.files = [renamed.get(file.dest, file) for file in self.files]
+        self.drop_ins = list(renamed.values())
 
     def _manifest(self, path: str, dest: str, option: str) -> None:
         self.files.append(node.file_from_path(path, dest, 0o644, option))
@@ -562,7 +572,8 @@ class Inputs:
                 "built_images": sorted(self.built_images(None)),
                 "extra_images": sorted(self.extra_images),
                 "extra_archives": sorted([entry.get("sha256") or entry["id"], entry.get("ref", "")] for entry in self.extra_archives),
-                "replaced_images": self.replaced_images,
+                # an image of an earlier release does not tell them
+                "replaced_images": {"told": self.replaced_images} if self.replaced_images else {},
                 "others": others,
             }
         )
@@ -643,6 +654,8 @@ class NodePreparer:
         if base is None:
             self._starts(self.params["name"] or "nodeforge-build-*")
             return result
+        # a variant has the base's own, of which kubeadm knows nothing either
+        inputs.replaced_images = inputs.replaced_images or node.told_replaced((base["Config"] or {}).get("Labels") or {})
         entrypoint = (base["Config"] or {}).get("Entrypoint") or list(node.ENTRYPOINT)
         result["changes"] = [f"ENTRYPOINT {json.dumps(entrypoint)}", "CMD []"]
         fingerprint = result["fingerprint"] = inputs.fingerprint(base["Id"], {option: self.params[option] for option in ("inputs", "revision", "source")})
@@ -702,11 +715,14 @@ class NodePreparer:
             rc, out, dummy = self.module.run_command([*command, "--kubernetes-version", inputs.version], expand_user_and_vars=False)
             asked = [inputs.replaced_images.get(line, line) for line in out.split()] if rc == 0 else []
             images += [image for image in asked if "/pause:" not in image]
-        here = {*inputs.built_images(None), *self.params["inputs"]}
+        names = [*inputs.built_images(None)]
         for entry in inputs.extra_archives:
-            here.update([entry["ref"]] if "ref" in entry else [entry["engine"]] if "engine" in entry else node.archive_references(entry["path"]))
+            names += [entry["ref"]] if "ref" in entry else [entry["engine"]] if "engine" in entry else node.archive_references(entry["path"])
+        # inputs may tell anything, and images that are made here among it
+        here = {*self.params["inputs"], *(node.store_name(node.parse_reference(name)) for name in names)}
         cache = Cache(self.params["cache_dir"], read_only=True) if self.params["cache_dir"] else None
-        return [image for image in dict.fromkeys(images) if image not in here and not (cache and cache.find(image, inputs.platform))]
+        images = list(dict.fromkeys(node.store_name(node.parse_reference(image)) for image in images))
+        return [image for image in images if image not in here and not (cache and cache.find(image, inputs.platform))]
 
     def _versioned(self, inherited: str | None) -> dict[str, t.Any]:
         """What depends on the version, where that may be the base's."""
@@ -848,12 +864,17 @@ class NodePreparer:
         if lacking:
             raise EngineError(f"{base} is not a node base, it lacks {' and '.join(lacking)}: use one like kindest/base or kindest/node")
         config = (self.engine.read_file(container, node.CONTAINERD_CONFIG) or b"").decode(errors="replace")
-        sandbox = node.sandbox_image(config)
+        texts = [config]
+        if self.inputs.containerd_config or node.with_drop_ins(config) == config:
+            there = self.engine.read_directory(container, node.DROP_INS)
+            self.inputs.name_drop_ins(there)
+            parts = {name: content for name, content in there.items() if name.endswith(".toml")}
+            parts.update((os.path.basename(file.dest), file.content) for file in self.inputs.drop_ins)
+            texts += [content.decode(errors="replace") for _name, content in sorted(parts.items())]
         if self.inputs.containerd_config:
             self._import_drop_ins(config)
-            # the last one decides
-            sandbox = next((found for _what, text in self.inputs.containerd_config[::-1] for found in [node.sandbox_image(text)] if found), sandbox)
-            self.sandbox = sandbox
+        # the last one decides
+        sandbox = self.sandbox = next((found for found in map(node.sandbox_image, reversed(texts)) if found), None)
         if not sandbox:
             raise EngineError(f"{base} names no sandbox image in {node.CONTAINERD_CONFIG}: set sandbox_image (or pinned_images.sandbox) there")
         return sandbox
@@ -979,6 +1000,7 @@ class NodePreparer:
             base_digest=digests[0] if digests else base["Id"],
             fingerprint=result["fingerprint"],
             images=result["required_images"],
+            replaced=self.inputs.replaced_images,
             created=created or datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             revision=self.params["revision"],
             source=self.params["source"],

@@ -83,6 +83,23 @@ def test_the_users_manifests_and_base_go_before_the_supplies(node_image: Play, a
     assert hashlib.sha256((tmp_path / "cni.yaml").read_bytes()).hexdigest() in play.output
 
 
+def test_what_else_an_inventory_says_of_the_image(node_image: Play, ansible_env: dict[str, str], tmp_path: pathlib.Path) -> None:
+    """What the play itself gives is added to it: the first run is predicted to make another image, with all of it."""
+    own = {"node_image_inputs": {"mine": "1"}, "node_image_replaced_images": {"registry.k8s.io/mine:1": "registry.k8s.io/mine:2"}}
+    inventory = {"all": {"hosts": {"localhost": {"ansible_connection": "local", **own}}}}
+    (tmp_path / "hosts.json").write_text(json.dumps(inventory))
+    play = build(ansible_env, "--check", "-vv", "-i", str(tmp_path / "hosts.json"))
+    assert play.recap["changed"] > 0
+    assert '"io.nodeforge.replaced-images": "registry.k8s.io/mine:1=registry.k8s.io/mine:2"' in play.output
+
+
+def test_check_mode_where_the_add_ons_are_not_made(node_image: Play, ansible_env: dict[str, str], tmp_path: pathlib.Path) -> None:
+    """Kubernetes is compiled, the rest is not: what depends on the rest is said to be made, and nothing fails."""
+    play = build(ansible_env, "--check", "-e", "supplies_etcd_version=3.99.0", "-e", "node_image_tag=e2e-predicted")
+    assert "The node image kindest/node:e2e-predicted would be made" in play.output
+    assert play.recap["changed"] > 0 and play.recap["failed"] == 0
+
+
 def test_check_mode_predicts_a_new_image(node_image: Play, ansible_env: dict[str, str], engine: docker.DockerClient) -> None:
     """A tag that is not there yet: check mode says so and makes nothing."""
     play = build(ansible_env, "--check", "-e", "node_image_tag=e2e-predicted")

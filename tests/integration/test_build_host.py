@@ -23,8 +23,9 @@ PLAY = """
   tasks:
     - ansible.builtin.include_role:
         name: nodeforge.kind.build_host
+        tasks_from: "{{ tasks_from | default('main') }}"
     - ansible.builtin.copy:
-        content: "{{ {'kind': build_host_kind | default(''), 'platform': build_host_platform,
+        content: "{{ {'kind': build_host_kind | default(''), 'platform': build_host_platform | default(''), 'missing': build_host_missing | default([]),
                       'cgroup': build_host_cgroup | default(0)} | to_json }}"
         dest: "{{ facts }}"
         mode: '0600'
@@ -221,6 +222,32 @@ def test_an_engine_is_started_without_a_service_manager(play: t.Callable[..., Pl
     assert executed.returncode == 0, executed.stderr
     assert bounding_set(executed.stdout) == bounding_set(privileged.stdout)
     assert private.docker("rm", "-f", "sleeper").returncode == 0
+
+
+@needs_root
+def test_offline_an_engine_that_is_there_is_started(play: t.Callable[..., Play], private: Private) -> None:
+    """After a reboot without a service manager: what it has is not missing, so it is asked. Packages are another matter."""
+    if pathlib.Path("/run/systemd/system").exists():
+        pytest.skip("systemd runs here: the role starts its docker service instead")
+    refused = play(prefix=APART, tasks_from="missing", nodeforge_offline=True, **{**private.variables, "build_host_start": False})
+    assert refused.rc != 0 and "No container engine answers at" in refused.message
+    wanted = {**private.variables, "nodeforge_offline": True, "build_host_tools": {"nonesuch-tool": "nonesuch-package"}}
+    told = play(prefix=APART, tasks_from="missing", **wanted)
+    assert told.rc == 0 and told.facts["missing"] == ["nonesuch-tool"], told.output
+    assert private.docker("version").returncode == 0
+    lacking = play(prefix=APART, **wanted)
+    assert "lacks nonesuch-tool" in lacking.message and "build_host_install is false" in lacking.message
+
+
+def test_offline_an_older_go_that_fetches_others_is_not_missing(play: t.Callable[..., Play], tmp_path: pathlib.Path) -> None:
+    (tmp_path / "bin").mkdir()
+    go = tmp_path / "bin" / "go"
+    for mode, missing in (("auto", []), ("local", ["Go 1.26"])):
+        go.write_text(f"#!/bin/sh\necho go1.22.1\necho {mode}\n")
+        go.chmod(0o755)
+        path = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+        told = play(tasks_from="missing", env=path, nodeforge_offline=True, nodeforge_cache=str(tmp_path / "cache"), build_host_kind_version="")
+        assert told.facts["missing"] == missing, told.output
 
 
 @needs_root

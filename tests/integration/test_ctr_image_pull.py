@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
 import io
@@ -12,6 +13,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import tarfile
 import threading
 import time
@@ -639,6 +641,35 @@ def test_passwords_go_only_where_nobody_reads_them(pull: t.Any, registry: Faulty
     assert far.requests == [] and SECRET not in json.dumps(result)
 
 
+def test_only_hosts_that_are_asked_need_a_login(pull: t.Any, registry: FaultyRegistry, far: FaultyRegistry, address: str, tmp_path: pathlib.Path) -> None:
+    with socket.socket() as silent:
+        silent.bind((address, 0))
+        silent.listen()
+        mute = f"{address}:{silent.getsockname()[1]}"
+        both: Args = {"mirrors": {"registry.k8s.io": [registry.url, f"https://{mute}", far.url]}}
+        given = [{"registry": host, "username": "user", "password": "wr0ng"} for host in (mute, far.address)]
+        began = time.monotonic()
+        result = pull(images=[PAUSE], credentials=given, **both)
+        assert actions(result) == {PAUSE: "pulled"} and time.monotonic() - began < 15
+    # in their order, each with its own
+    both = {"mirrors": {"registry.k8s.io": [far.url, registry.url]}}
+    far.faults.append(Fault("status", times=-1, status=404, method="*"))
+    registry.credentials, registry.bearer = f"user:{SECRET}", True
+    assert actions(pull(images=[ETCD], credentials=[{"registry": registry.address, "username": "user", "password": SECRET}], **both)) == {ETCD: "pulled"}
+    result = pull(images=["registry.k8s.io/many-0:1"], credentials=[{"registry": registry.address, "username": "user", "password": "wr0ng"}], **both)
+    assert result.failed and f'{registry.address} refused the credentials of the user "user"' in result["msg"], result
+    # what docker login left may be old, or for something else: a registry that needs none does without
+    far.faults.clear()
+    for host in (registry, far):
+        auths = {"auths": {host.address: {"auth": base64.b64encode(b"user:old").decode()}}}
+        (tmp_path / "config.json").write_text(json.dumps(auths))
+        if host is far:
+            registry.credentials = ""
+        result = pull(images=[f"registry.k8s.io/many-{1 if host is far else 2}:1"], docker_config=str(tmp_path), mirrors=mirrors(host), retries=0)
+        assert f"{host.address} is asked without what docker login left in" in json.dumps(result["warnings"]), result
+        assert result.failed == (host is registry) and (not result.failed or "(401)" in result["msg"]), result
+
+
 def test_an_authority_of_ones_own(pull: t.Any, node: Node, layout: Layout, address: str, tmp_path: pathlib.Path) -> None:
     path = certificate(tmp_path, f"IP:{address}")
     with FaultyRegistry(layout, address, path) as registry:
@@ -720,6 +751,35 @@ def test_check_mode_makes_no_cache(pull: t.Any, tmp_path: pathlib.Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_loopback_address_is_the_containers_own(
+    run_module: t.Any, start: t.Any, base: str, registry: FaultyRegistry, far: FaultyRegistry, tmp_path: pathlib.Path
+) -> None:
+    """A container with a network of its own does not reach this machine's: that an image is there is of no use."""
+    node = start(base, network_mode="bridge")
+    args: Args = {"container": node.name, "images": [PAUSE], "cache_dir": str(tmp_path), "retry_delay": 0.05, "retries": 0}
+    result = run_module("ctr_image_pull", {**args, "mirrors": mirrors(registry), "offline": True})
+    assert result.failed and f"With offline, {PAUSE} is missing" in result["msg"], result
+    result = run_module("ctr_image_pull", {**args, "mirrors": {"registry.k8s.io": [registry.url, far.url]}})
+    assert actions(result) == {PAUSE: "pulled"}, result
+    assert registry.requests == [] and (tmp_path / "index.json").exists()
+    result = run_module("ctr_image_pull", {**args, "container": start(base, network_mode="bridge").name, "mirrors": mirrors(registry)})
+    assert actions(result) == {PAUSE: "cached"}, result
+
+
+def test_where_this_machines_registry_fails_the_others_are_asked(
+    pull: t.Any, start: t.Any, base: str, registry: FaultyRegistry, far: FaultyRegistry, tmp_path: pathlib.Path
+) -> None:
+    registry.faults.append(Fault("status", "/blobs/", times=-1, status=404))
+    args: Args = {"images": [PAUSE], "cache_dir": str(tmp_path)}
+    assert pull(**args, offline=True).failed
+    assert actions(pull(**args, mirrors={"registry.k8s.io": [registry.url, far.url]})) == {PAUSE: "pulled"}
+    assert [request for request in far.requests if "/blobs/" in request]
+    # what came from another machine is kept, and is there for the next time
+    far.requests.clear()
+    assert actions(pull(**args, container=start(base).name)) == {PAUSE: "cached"}
+    assert far.requests == []
+
+
 def test_what_this_machine_serves_is_not_cached(pull: t.Any, registry: FaultyRegistry, far: FaultyRegistry, tmp_path: pathlib.Path) -> None:
     args = {"images": [ETCD, PAUSE], "cache_dir": str(tmp_path), "mirrors": {"registry.k8s.io": [registry.url, far.url]}}
     registry.faults.append(Fault("status", "/etcd/manifests/", -1, 404, method="*"))
@@ -750,7 +810,8 @@ def test_offline(
         result = pull(check=check, **args)
         assert result.failed and f"With offline, {ETCD}, {PAUSE} are missing for {PLATFORM}, neither in the cache" in result["msg"], result
     assert time.monotonic() - began < 10
-    assert actions(result) == dict.fromkeys([ETCD, PAUSE, HUB, KUBE_PROXY], "failed")
+    # the others have neither come nor failed
+    assert actions(result) == dict.fromkeys([ETCD, PAUSE], "failed")
     assert far.requests == []
     with node.containerd():
         assert node.images() == {}

@@ -474,6 +474,22 @@ def test_a_variant_keeps_all_else(run_module, node_base, client, tmp_path) -> No
     }
 
 
+def test_a_variant_keeps_the_replaced_images(run_module, node_base, client) -> None:
+    """kubeadm of the base asks for another etcd than the base has: so does that of a variant, and of a variant of that."""
+    replaced = {"registry.k8s.io/etcd:3.7.0-0": "registry.k8s.io/etcd:3.8.0-0"}
+    first = run_module("kind_node_prepare", {**node_base, "replaced_images": replaced})
+    assert "registry.k8s.io/etcd:3.8.0-0" in first["required_images"]
+    commit = {"container": first["container"]["id"], "name": node_base["node_image"], **{key: first[key] for key in ("changes", "labels", "fingerprint")}}
+    assert run_module("docker_commit", commit)["changed"]
+    variant = {**node_base, "image": node_base["node_image"], "node_image": f"{node_base['node_image']}-variant"}
+    second = run_module("kind_node_prepare", variant)
+    assert second["labels"]["io.nodeforge.replaced-images"] == first["labels"]["io.nodeforge.replaced-images"] != ""
+    etcd = [image for image in second["required_images"] if "/etcd:" in image]
+    assert etcd == ["registry.k8s.io/etcd:3.8.0-0"]
+    given = run_module("kind_node_prepare", {**variant, "replaced_images": {"registry.k8s.io/etcd:3.7.0-0": "registry.k8s.io/etcd:3.9.0-0"}})
+    assert [image for image in given["required_images"] if "/etcd:" in image] == ["registry.k8s.io/etcd:3.9.0-0"]
+
+
 def test_a_part_of_the_control_plane_goes_by_the_old_name(run_module, node_base, tmp_path) -> None:
     node_base["archives"] = server_archives(tmp_path, "v1.38.0-alpha.1+abc", "kube-apiserver", "kube-proxy")
     made = run_module("kind_node_prepare", node_base)
@@ -801,6 +817,28 @@ def test_containerd_reads_the_drop_ins(run_module, args, client, new_base, tmp_p
     assert "example.com/pause:2" in result["required_images"] and "localhost/pause:1" not in result["required_images"]
 
 
+def test_drop_ins_of_a_base_stay(run_module, args, client, new_base) -> None:
+    """A base that is a node image with parts of its own: those of a variant come after them, whatever they are called."""
+    sandbox = '[plugins."io.containerd.grpc.v1.cri"]\n  sandbox_image = "example.com/pause:2"\n'
+    first = run_module("kind_node_prepare", {**args, "image": new_base, "containerd_config": [sandbox]})
+    commit = {"container": first["container"]["id"], "name": args["node_image"], **{key: first[key] for key in ("changes", "labels", "fingerprint")}}
+    assert run_module("docker_commit", commit)["changed"]
+    plain = {**args, "image": args["node_image"], "node_image": f"{args['node_image']}-variant"}
+    variant = {**plain, "containerd_config": [LINES]}
+    predicted = run_module("kind_node_prepare", variant, check=True, diff=True)
+    second = run_module("kind_node_prepare", variant, diff=True)
+    assert not second.failed and predicted["diff"] == second["diff"], second
+    assert "example.com/pause:2" in second["required_images"] and "localhost/pause:1" not in second["required_images"]
+    container = client.containers.get(second["container"]["id"])
+    assert shell(container, "cd /etc/containerd/conf.d; cat nodeforge-00.toml nodeforge-01.toml") == sandbox + LINES
+    dump = shell(container, "containerd config dump")
+    assert "max_container_log_line_size = 1234" in dump and "example.com/pause:2" in dump
+    for check in (True, False):
+        assert not run_module("kind_node_prepare", variant, check=check)["changed"]
+    # one without parts of its own reads them as well
+    assert "example.com/pause:2" in run_module("kind_node_prepare", plain)["required_images"]
+
+
 @pytest.mark.parametrize(
     ("entries", "text"),
     [
@@ -841,4 +879,11 @@ def test_offline_names_all_that_is_missing(run_module, args, tmp_path) -> None:
         ), result
     assert time.monotonic() - began < 5
     assert not (tmp_path / "none").exists()
+    # at hand, though by other names
+    (tmp_path / "busybox.tar").write_bytes(small_base.archive("busybox:1.36", {"x": (b"", 0o755)}))
+    digest = f"sha256:{'1' * 64}"
+    images = [{"archive": str(tmp_path / "busybox.tar")}, f"example.com/app:1@{digest}"]
+    inputs = {**args["inputs"], f"example.com/app@{digest}": ""}
+    told = run_module("kind_node_prepare", {**args, "extra_images": images, "inputs": inputs})["msg"]
+    assert "busybox" not in told and "example.com/app" not in told and "docker.io/test/storage:v1" in told, told
     assert not run_module("kind_node_prepare", {**args, "image": BASE}).failed

@@ -207,6 +207,7 @@ def test_check_mode_of_a_first_run(play: Play, tmp_path: pathlib.Path) -> None:
     check = play("--check", nodeforge_cache=str(tmp_path / "cache"))
     assert check.rc == 0, check.output
     assert check.changed > 0
+    assert check.facts["supplies_mirrors"] == {} and check.facts["supplies_registry"] == ""
     assert not (tmp_path / "cache").exists()
 
 

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import pathlib
 import tarfile
 import typing as t
@@ -187,6 +188,16 @@ def test_damage_is_found_and_removed(cache: images.Cache) -> None:
     assert cache.find("r.io/x:1", AMD64) == content
     assert cache.damage(content) == layer
     assert cache.find("r.io/x:1", AMD64) is None and cache.missing(content) == {layer: 5}
+
+
+@pytest.mark.parametrize("how", ["gone", "unreadable"])
+def test_what_cannot_be_read_is_damaged(cache: images.Cache, how: str) -> None:
+    _blobs, content = fill(cache, "r.io/x:1")
+    layer = list(content.blobs)[-1]
+    os.unlink(cache.blob(layer))
+    if how == "unreadable":  # by nobody, root or not
+        os.symlink("/proc/self/mem", cache.blob(layer))
+    assert cache.damage(content) == layer and not os.path.lexists(cache.blob(layer))
 
 
 @pytest.mark.parametrize(("stream", "text"), [(b"wrong", "is damaged"), (b"lay", "broke off"), (b"layerX", "more came")])

@@ -306,10 +306,13 @@ def test_fingerprint() -> None:
 
 def test_labels() -> None:
     told = {"platform": "linux/amd64", "base": "b", "base_digest": DIGEST, "fingerprint": "f", "images": ["x:1", "y:2"], "created": "now", "source": None}
+    told["replaced"] = {"a/etcd:1": "a/etcd:2"}
     labels = node.labels(version="v1.38.0-alpha.1.20+0123abc-dirty", revision=None, **told)
     assert labels["org.opencontainers.image.revision"] == "0123abc-dirty"
     assert labels["io.nodeforge.images"] == "x:1,y:2"
     assert labels["io.nodeforge.fingerprint"] == "f"
+    assert node.told_replaced(labels) == told["replaced"] and node.told_replaced({}) == {}
+    assert node.REPLACED_LABEL not in node.labels(version="v1.37.2", revision=None, **{**told, "replaced": {}})
     assert "org.opencontainers.image.source" not in labels
     assert "org.opencontainers.image.revision" not in node.labels(version="v1.37.2", revision=None, **told)
     assert node.labels(version="v1.37.2", revision="abc", **told)["org.opencontainers.image.revision"] == "abc"
@@ -352,6 +355,28 @@ GLOB = '"/etc/containerd/conf.d/*.toml"'
 def test_drop_ins_are_imported_once(config: str, expected: str) -> None:
     assert node.with_drop_ins(config) == expected
     assert node.with_drop_ins(expected) == expected
+
+
+@pytest.mark.parametrize(
+    ("there", "texts", "numbers"),
+    [
+        ([], [b"a", b"b"], [0, 1]),
+        ([b"a", b"b"], [b"a", b"b"], [0, 1]),
+        ([b"x"], [b"a", b"b"], [1, 2]),
+        ([b"x", b"a", b"b"], [b"a", b"b"], [1, 2]),
+        # the base's second would override it
+        ([b"a", b"b"], [b"a"], [2]),
+        ([b"a", b"b", b"a"], [b"a"], [2]),
+        ([b"a"], [b"a", b"b"], [0, 1]),
+        ([b"x"], [], []),
+    ],
+)
+def test_drop_ins_go_after_the_bases(there: list[bytes], texts: list[bytes], numbers: list[int]) -> None:
+    found = {"other.toml": b"a", **{f"nodeforge-{n:02}.toml": content for n, content in enumerate(there)}}
+    names = node.drop_in_names(found, texts)
+    assert names == [f"nodeforge-{n:02}.toml" for n in numbers]
+    # a second look at what has them by now
+    assert node.drop_in_names({**found, **dict(zip(names, texts))}, texts) == names
 
 
 def test_config_version() -> None:

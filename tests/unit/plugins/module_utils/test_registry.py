@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import base64
+import http.server
 import io
 import json
 import pathlib
 import sys
 import tarfile
+import threading
 
 import pytest
 from ansible_collections.nodeforge.kind.plugins.module_utils import _registry as registry
@@ -203,6 +205,39 @@ def test_logins_of_docker(tmp_path: pathlib.Path) -> None:
         (tmp_path / "config.json").write_text(text)
         assert logins(directory=str(tmp_path)).find("docker.io") is None
     assert logins().find("docker.io") is None
+
+
+def test_a_helper_is_asked_only_where_it_has_to_be(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {"https://index.docker.io/v1/": {}}, "credHelpers": {"a.example.com": "none"}}))
+    found = logins("given.example.com", directory=str(tmp_path))
+    hosts = ("given.example.com", "a.example.com", "registry-1.docker.io", "b.example.com")
+    assert [found.may_know(host) for host in hosts] == [True, True, True, False]
+    (tmp_path / "config.json").write_text('{"credsStore": "none"}')
+    assert logins(directory=str(tmp_path)).may_know("b.example.com") and not logins().may_know("b.example.com")
+
+
+def test_no_netrc(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a user for everything on this machine, perhaps; the given one counts."""
+    seen = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers.get("Authorization"))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"token": "x"}')
+
+        def log_message(self, *args: object) -> None:
+            """Quiet."""
+
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login other password wrong\n")
+    (tmp_path / "netrc").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        registry._open(f"http://127.0.0.1:{server.server_port}/token", None, {"Authorization": "Basic given"})
+        server.shutdown()
+    assert seen == ["Basic given"]
 
 
 def test_only_wrong_data_makes_dirty() -> None:
