@@ -306,16 +306,16 @@ def test_fingerprint() -> None:
 
 def test_labels() -> None:
     told = {"platform": "linux/amd64", "base": "b", "base_digest": DIGEST, "fingerprint": "f", "images": ["x:1", "y:2"], "created": "now", "source": None}
-    told["replaced"] = {"a/etcd:1": "a/etcd:2"}
-    labels = node.labels(version="v1.38.0-alpha.1.20+0123abc-dirty", revision=None, **told)
+    replaced = {"a/etcd:1": "a/etcd:2"}
+    labels = node.labels(version="v1.38.0-alpha.1.20+0123abc-dirty", revision=None, replaced=replaced, **told)
     assert labels["org.opencontainers.image.revision"] == "0123abc-dirty"
     assert labels["io.nodeforge.images"] == "x:1,y:2"
     assert labels["io.nodeforge.fingerprint"] == "f"
-    assert node.told_replaced(labels) == told["replaced"] and node.told_replaced({}) == {}
-    assert node.REPLACED_LABEL not in node.labels(version="v1.37.2", revision=None, **{**told, "replaced": {}})
+    assert node.told_replaced(labels) == replaced and node.told_replaced({}) == {}
+    assert node.REPLACED_LABEL not in node.labels(version="v1.37.2", revision=None, replaced={}, **told)
     assert "org.opencontainers.image.source" not in labels
-    assert "org.opencontainers.image.revision" not in node.labels(version="v1.37.2", revision=None, **told)
-    assert node.labels(version="v1.37.2", revision="abc", **told)["org.opencontainers.image.revision"] == "abc"
+    assert "org.opencontainers.image.revision" not in node.labels(version="v1.37.2", revision=None, replaced={}, **told)
+    assert node.labels(version="v1.37.2", revision="abc", replaced={}, **told)["org.opencontainers.image.revision"] == "abc"
 
 
 def test_build_label() -> None:
