@@ -17,7 +17,7 @@ description:
     M(nodeforge.kind.ctr_image_pull).
   - Computes one fingerprint over everything that decides the node image. Where O(node_image) already carries it, nothing is started.
   - The build container is not privileged, runs C(sleep) and nothing else, holds C(/run) and C(/tmp) in memory so that nothing in them reaches
-    an image, and removes itself after O(ttl) seconds whatever happens to the play.
+    an image, and removes itself after O(ttl) seconds whatever happens to the play, or with O(owner).
   - Only containers that this module made are ever adopted, replaced or removed. Where it starts one, it also removes those that an earlier,
     killed run created but did not start.
 extends_documentation_fragment:
@@ -192,6 +192,12 @@ options:
     description: After how many seconds an abandoned build container ends and removes itself.
     type: int
     default: 7200
+  owner:
+    description:
+      - The id of a process on this host, such as ansible-playbook's own, that the build container must not outlive. It is removed as soon as that
+        process has ended, however it ended.
+    type: int
+    version_added: 1.1.0
 notes:
   - No proxy settings of the engine's client are passed to the container, as every container's environment becomes part of an image made from it.
 seealso:
@@ -358,6 +364,7 @@ diff:
       files: {/usr/bin/kubelet: 9b0c1d2e3f405162738495a6b7c8d9eaf0b1c2d3e4f5061728394a5b6c7d8e9f}
 """
 
+import contextlib
 import datetime
 import json
 import os
@@ -369,6 +376,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.validation import check_type_path
+from ansible.module_utils.service import fork_process
 from ansible_collections.nodeforge.kind.plugins.module_utils import _node_image as node
 from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
     DOCKER_ARGS,
@@ -390,6 +398,8 @@ NODE_BASE = {
 KUBEADM_TIMEOUT = 120
 # A container that was created but not started for so long has lost its play between two requests.
 ORPHANED = datetime.timedelta(minutes=10)
+# How often a container's owner is looked for, in seconds.
+GUARD_INTERVAL = 0.5
 
 
 class Inputs:
@@ -410,6 +420,8 @@ class Inputs:
             raise node.BadInput(f'The node image "{params["node_image"]}" is its own base, on which each run would put one more layer: give it another tag')
         if params["ttl"] < 1:
             raise node.BadInput(f"The ttl {params['ttl']} is too short: give it in seconds, such as 7200")
+        if params["owner"] is not None and not _runs(params["owner"]):
+            raise node.BadInput(f"The owner {params['owner']} is no process of this host: give the id of one that runs here, or leave owner out")
         self.replaced_images = {
             str(node.parse_reference(asked, "image in replaced_images")): str(node.parse_reference(given, "image in replaced_images"))
             for asked, given in params["replaced_images"].items()
@@ -844,7 +856,26 @@ class NodePreparer:
                     raise EngineError(f'The name "{name}" has just been taken by another container: choose another name or run again') from e
                 # the engine frees a name a moment after its container has gone
                 time.sleep(0.1)
+        if self.params["owner"] is not None and not self.check:
+            self._guard(self.created, self.params["owner"])
         return self.created
+
+    def _guard(self, container: str, owner: int) -> None:
+        """Leaves a process behind that removes the container when its owner has ended: Ansible runs no always section after an interrupt."""
+        starter = fork_process()
+        if starter:
+            os.waitpid(starter, 0)
+            return
+        try:
+            # the connection is the module's
+            self.engine.api.close()
+            while _runs(owner):
+                time.sleep(GUARD_INTERVAL)
+                if self.engine.container(container) is None:
+                    os._exit(0)
+            self.engine.remove(container)
+        finally:
+            os._exit(0)
 
     def _sweep(self) -> None:
         """Removes what plays left that were killed between two requests; never a container that runs or has just been created."""
@@ -1009,6 +1040,14 @@ class NodePreparer:
         return {**{key: "" for key in inherited if key.startswith("org.opencontainers.image.")}, **told}
 
 
+def _runs(process: int) -> bool:
+    with contextlib.suppress(ProcessLookupError, OverflowError):
+        with contextlib.suppress(PermissionError):
+            os.kill(process, 0)
+        return process > 0
+    return False
+
+
 def _time(text: str) -> datetime.datetime:
     """The engine's timestamps, without their fraction and zone: both sides of a comparison are UTC or the same engine's."""
     moment = datetime.datetime.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")
@@ -1056,6 +1095,7 @@ def main() -> None:
             "source": {"type": "str"},
             "network_mode": {"type": "str", "default": "default"},
             "ttl": {"type": "int", "default": 7200},
+            "owner": {"type": "int"},
         },
         supports_check_mode=True,
     )

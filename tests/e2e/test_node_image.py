@@ -133,21 +133,39 @@ def importing(engine: docker.DockerClient) -> bool:
     return False
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_play_leaves_nothing(sent: signal.Signals, node_image: Play, ansible_env: dict[str, str], engine: docker.DockerClient) -> None:
-    """In the middle of the import: the build container, the registry and the half-made image go, the old image stays."""
+@pytest.mark.parametrize(
+    ("sent", "moment"),
+    [
+        # as Ctrl-C does it, when the container is there and the task that comes next is not one of a module of ours
+        (signal.SIGINT, "prepared"),
+        (signal.SIGTERM, "prepared"),
+        (signal.SIGINT, "importing"),
+        (signal.SIGTERM, "importing"),
+        (signal.SIGKILL, "importing"),
+    ],
+)
+def test_an_interrupted_play_leaves_nothing(
+    sent: signal.Signals, moment: str, node_image: Play, ansible_env: dict[str, str], engine: docker.DockerClient
+) -> None:
+    """The build container, the registry and the half-made image go, the old image stays."""
     before, others = engine.images.get(IMAGE).id, registries()
     inputs = json.dumps({"node_image_inputs": {"another": str(time.time())}})
     command = ["ansible-playbook", "build-node.yml", "-e", f"node_image_tag={TAG}", "-e", inputs]
-    with subprocess.Popen(command, cwd=ROOT, env=ansible_env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as play:
-        deadline = time.monotonic() + 600
-        while not importing(engine):
-            assert play.poll() is None and time.monotonic() < deadline, "the play came to no build container with a containerd"
-            time.sleep(0.05)
-        assert registries() - others
-        # as Ctrl-C does it: to all processes of the terminal
+    with subprocess.Popen(command, cwd=ROOT, env=ansible_env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True) as play:
+        if moment == "prepared":
+            for line in play.stdout:
+                if "Do what has to be done before images are pulled" in line:
+                    break
+            assert leftovers(engine) and not importing(engine), "the play came to no build container"
+        else:
+            deadline = time.monotonic() + 600
+            while not importing(engine):
+                assert play.poll() is None and time.monotonic() < deadline, "the play came to no build container with a containerd"
+                time.sleep(0.05)
+            assert registries() - others
+        # to all processes of the terminal
         os.killpg(play.pid, sent)
-        play.wait(timeout=120)
+        play.communicate(timeout=120)
         assert play.returncode != 0
     deadline = time.monotonic() + 60
     while leftovers(engine) or registries() - others:

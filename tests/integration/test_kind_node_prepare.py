@@ -354,6 +354,56 @@ def test_interrupt(run_module, args, client, gigabyte: str, number: signal.Signa
     assert run_module("kind_node_prepare", args)["changed"]
 
 
+def guards() -> set[int]:
+    """The processes of this module that run, by their ids."""
+    found = set()
+    for cmdline in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = cmdline.read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if b"plugins.modules.kind_node_prepare" in command:
+            found.add(int(cmdline.parent.name))
+    return found
+
+
+def until(holds: t.Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_owner(run_module, args, client) -> None:
+    """The container does not outlive its owner, however that ends, and nothing outlives the container."""
+    others = guards()
+    with subprocess.Popen(["sleep", "600"]) as owner:
+        args["owner"] = owner.pid
+        assert run_module("kind_node_prepare", args)["changed"]
+        watching = guards() - others
+        assert len(watching) == 1
+        # it runs, and is adopted by who comes next
+        time.sleep(1)
+        assert not run_module("kind_node_prepare", args)["changed"]
+        assert guards() - others == watching
+        assert len(ours(client)) == 1
+        owner.kill()
+    until(lambda: not ours(client) and not guards() - others)
+
+    with subprocess.Popen(["sleep", "600"]) as owner:
+        args["owner"] = owner.pid
+        assert run_module("kind_node_prepare", args)["changed"]
+        assert run_module("kind_node_prepare", {"name": args["name"], "state": "absent"})["changed"]
+        until(lambda: not guards() - others)
+        assert owner.poll() is None
+        owner.kill()
+
+    assert f"The owner {owner.pid} is no process of this host" in run_module("kind_node_prepare", args)["msg"]
+    args["owner"] = 0
+    assert "The owner 0 is no process of this host" in run_module("kind_node_prepare", args)["msg"]
+    assert ours(client) == []
+
+
 def test_failure_in_the_middle(run_module, args, client) -> None:
     args["files"] = [{"dest": "/etc/containerd", "content": ""}]
     assert 'The destination "/etc/containerd" is a directory in the node' in run_module("kind_node_prepare", args)["msg"]
