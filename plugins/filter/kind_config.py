@@ -24,6 +24,7 @@ options:
       - C(port_mappings) and C(debug_ports) - lists of C(HOST:NODE), of one number for both, or of kind's own dictionaries. They are published by
         the first node, on 127.0.0.1.
       - C(cgroup_v1) - lets kubelets of Kubernetes 1.35 and newer run where there is only cgroup v1.
+      - C(replaced_images) - a dictionary of images that kubeadm asks for, each with the one that the node image has instead.
       - C(kubeadm_patches) - a list of further patches, text or dictionaries.
       - C(config) - a configuration to begin with. Nodes in it are kept, and counts are ignored then.
     type: dict

@@ -176,11 +176,28 @@ def _argument_patches(arguments: dict[str, dict[str, str]], base: dict[str, t.An
     ]
 
 
+# Where kubeadm's configuration names the version of an image that it asks for.
+_TAGS: dict[str, c.Callable[[str], dict[str, t.Any]]] = {
+    "etcd": lambda tag: {"etcd": {"local": {"imageTag": tag}}},
+    "coredns": lambda tag: {"dns": {"imageTag": tag}},
+}
+
+
+def replaced_patches(replaced: c.Mapping[str, str]) -> list[str]:
+    """What kubeadm has to be told where a node image has other versions of images than it asks for."""
+    content: dict[str, t.Any] = {}
+    for given in replaced.values():
+        repository, dummy, tag = given.rpartition(":")
+        content.update(_TAGS.get(repository.rpartition("/")[2], lambda dummy: {})(tag))
+    # without an apiVersion it is one for each that kind writes
+    return [json.dumps({"kind": "ClusterConfiguration", **content}, sort_keys=True)] if content else []
+
+
 def cluster_config(presets: dict[str, t.Any]) -> dict[str, t.Any]:
     """A configuration from a few wishes: the one place that knows how each of them is told to kind and kubeadm."""
     known = {
         "control_planes", "workers", "feature_gates", "runtime_config", "verbosity", "admission_plugins", "port_mappings", "debug_ports",
-        "cgroup_v1", "kubeadm_patches", "config",
+        "cgroup_v1", "kubeadm_patches", "replaced_images", "config",
     }  # fmt: skip
     for key in presets:
         if key not in known:
@@ -217,6 +234,7 @@ def cluster_config(presets: dict[str, t.Any]) -> dict[str, t.Any]:
     patches = _argument_patches(arguments, config)
     if kubelet:
         patches.append(_patch("KubeletConfiguration", "kubelet.config.k8s.io/v1beta1", kubelet))
+    patches += replaced_patches(presets.get("replaced_images") or {})
     patches += [patch if isinstance(patch, str) else json.dumps(patch) for patch in presets.get("kubeadm_patches") or []]
     if patches:
         config["kubeadmConfigPatches"] = [*patches, *(config.get("kubeadmConfigPatches") or [])]

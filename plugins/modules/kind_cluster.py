@@ -50,6 +50,7 @@ options:
     description:
       - The node image, such as V(kindest/node:main), for all nodes. Images in O(config) do not count then.
       - By default those in O(config), or kind's own, which is not compared.
+      - Where a node image of this collection has another version of etcd or CoreDNS than kubeadm asks for, which its labels tell, kubeadm is told.
     type: str
   config:
     description:
@@ -198,6 +199,7 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
     deferred,
     interruptible,
 )
+from ansible_collections.nodeforge.kind.plugins.module_utils._node_image import told_replaced
 
 RECORD = f"{kind.DIRECTORY}/cluster.json"
 
@@ -220,11 +222,23 @@ class Keeper:
         self.name = kind.check_name(params["name"])
         self.config = kind.check_config(params["config"], self.name)
         self.image: str | None = params["image"]
+        self._tell_replaced()
         self.actions: list[str] = []
         self.process: t.Any = None
         self._program: str | None = None
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", "/"), ".cache")
         self.cache = os.path.join(cache, "nodeforge", "bin")
+
+    def _tell_replaced(self) -> None:
+        """An image that has other versions than kubeadm asks for says so."""
+        replaced: dict[str, str] = {}
+        for reference in {reference for dummy, dummy2, reference in kind.planned(self.config, self.image) if reference}:
+            image = self.engine.image(reference)
+            replaced.update(told_replaced(((image or {}).get("Config") or {}).get("Labels") or {}))
+        patches = kind.replaced_patches(replaced)
+        if patches:
+            # what the user says comes last
+            self.config["kubeadmConfigPatches"] = [*patches, *(self.config.get("kubeadmConfigPatches") or [])]
 
     def run(self) -> dict[str, t.Any]:
         there = kind.containers(self.engine, self.name)

@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import typing as t
 
+import docker
 import pytest
+import small_base
 
 NAME = "nodeforge-no-such-cluster"
 
@@ -48,6 +51,20 @@ def test_check_mode_predicts(run_module: t.Any) -> None:
     assert list(predicted["diff"]["after"]["nodes"]) == [f"{NAME}-control-plane", f"{NAME}-worker"] and predicted["diff"]["before"] == {}
     absent = run_module("kind_cluster", {"name": NAME, "state": "absent"})
     assert not absent["changed"] and absent["nodes"] == []
+
+
+def test_kubeadm_is_told_what_the_image_has(run_module: t.Any) -> None:
+    """Other versions than kubeadm asks for; the user's own patches come last."""
+    engine, image = docker.from_env(), f"{NAME}:replaced"
+    small_base.load(engine, image, {}, Labels={"io.nodeforge.replaced-images": "registry.k8s.io/etcd:3.7.0-0=registry.k8s.io/etcd:3.6.5-0"})
+    try:
+        for options in ({"image": image}, {"config": {"nodes": [{"image": image}]}}):
+            mine = {"kubeadmConfigPatches": ["mine"], **options.pop("config", {})}
+            predicted = run_module("kind_cluster", {"name": NAME, "config": mine, **options}, check=True, diff=True)
+            patch, last = predicted["diff"]["after"]["config"]["kubeadmConfigPatches"]
+            assert json.loads(patch) == {"kind": "ClusterConfiguration", "etcd": {"local": {"imageTag": "3.6.5-0"}}} and last == "mine"
+    finally:
+        engine.images.remove(image, force=True)
 
 
 def test_a_swap_without_a_cluster(run_module: t.Any) -> None:

@@ -469,17 +469,17 @@ def kubeadm(directory: pathlib.Path, etcd: str, coredns: str) -> str:
 @pytest.mark.parametrize(
     ("variables", "replaced", "tags"),
     [
-        ({}, {}, []),
-        ({"supplies_etcd_version": "3.6.5", "supplies_coredns_version": "v1.12.1"}, {}, []),
+        ({}, {}, {}),
+        ({"supplies_etcd_version": "3.6.5", "supplies_coredns_version": "v1.12.1"}, {}, {}),
         (
             {"supplies_etcd_version": "3.7.0"},
             {"registry.k8s.io/etcd:3.6.5-0": "registry.k8s.io/etcd:3.7.0-0"},
-            ["imageTag: 3.7.0-0", "imageTag: v1.12.1"],
+            {"etcd": {"local": {"imageTag": "3.7.0-0"}}},
         ),
         (
             {"supplies_coredns_version": "1.14.6"},
             {"registry.k8s.io/coredns/coredns:v1.12.1": "registry.k8s.io/coredns/coredns:v1.14.6"},
-            ["imageTag: 3.6.5-0", "imageTag: v1.14.6"],
+            {"dns": {"imageTag": "v1.14.6"}},
         ),
     ],
 )
@@ -489,16 +489,15 @@ def test_versions(
     supplied: Supplied,
     variables: dict[str, str],
     replaced: dict[str, str],
-    tags: list[str],
+    tags: dict[str, t.Any],
 ) -> None:
     """Check mode tells which images would be there, and what kubeadm has to be told."""
     played = play("--check", supplies_kubeadm=kubeadm(tmp_path, "3.6.5-0", "v1.12.1"), **variables)
     assert played.rc == 0, played.output
     assert played.facts["supplies_replaced_images"] == replaced
     assert len(played.facts["supplies_kubeadm_patches"]) == bool(replaced)
-    for patch in played.facts["supplies_kubeadm_patches"]:
-        assert "kind: ClusterConfiguration" in patch
-        assert re.findall(r"imageTag: \S+", patch) == sorted(tags, key=lambda tag: "v1" not in tag)
+    for patch in map(json.loads, played.facts["supplies_kubeadm_patches"]):
+        assert patch == {"kind": "ClusterConfiguration", **tags}
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,14 @@ def test_arguments_for_both_forms_of_kubeadm() -> None:
     assert more == {"kind": "InitConfiguration"}
 
 
+def test_other_versions_than_kubeadm_asks_for() -> None:
+    replaced = {"r.io/etcd:1-0": "r.io/etcd:2-0", "r.io/coredns/coredns:v1": "r.io/coredns/coredns:v2", "r.io/other:1": "r.io/other:2"}
+    assert [json.loads(patch) for patch in kind.replaced_patches(replaced)] == [
+        {"kind": "ClusterConfiguration", "etcd": {"local": {"imageTag": "2-0"}}, "dns": {"imageTag": "v2"}}
+    ]
+    assert kind.replaced_patches({}) == [] == kind.replaced_patches({"r.io/other:1": "r.io/other:2"})
+
+
 def test_a_configuration_to_begin_with_is_kept() -> None:
     mine = {"nodes": [{"role": "control-plane", "labels": {"a": "b"}}], "featureGates": {"A": True}, "kubeadmConfigPatches": ["mine"]}
     config = kind.cluster_config({"config": mine, "workers": 3, "feature_gates": {"B": True}, "debug_ports": [1], "cgroup_v1": True})
