@@ -7,9 +7,11 @@ same base, write the same binaries and manifests, and bring the same images into
 sides. kind finds its add-ons in an archive (its container cannot reach a registry on the loopback address), and the `docker pull`
 of its base is answered at once, because that base is in the engine.
 
-    bench.py [--runs 3] [--cold]
+    bench.py [--runs 3] [--cold | --inner-loop]
 
 --cold builds with empty caches in a temporary directory instead, as on a fresh machine (no kind beside it).
+--inner-loop edits one line of a component and has the change run: by a swap in the running cluster, and by kind build node-image, the old
+cluster's end and a new cluster. Compiling counts on both sides; what it takes by itself is measured beside.
 """
 
 from __future__ import annotations
@@ -51,12 +53,12 @@ def run(*command: str | pathlib.Path, **options: t.Any) -> str:
 
 
 class Play(t.NamedTuple):
-    """One run of the playbook."""
+    """One run of the playbook that builds."""
 
     seconds: float
     changed: int
     phases: dict[str, float]
-    output: str
+    kubernetes: str
 
 
 def play(*options: str, environment: dict[str, str] | None = None) -> Play:
@@ -66,10 +68,11 @@ def play(*options: str, environment: dict[str, str] | None = None) -> Play:
     seconds = time.monotonic() - began
     text = re.search(r'"seconds\s+(.*?)"', output)
     changed = re.search(r"changed=(\d+)", output)
-    if not text or not changed:
+    kubernetes = re.search(r'"kubernetes\s+(\S+)"', output)
+    if not text or not changed or not kubernetes:
         sys.exit(f"the play printed no summary:\n{output[-3000:]}")
     phases = dict(re.findall(r"(?:^|, )([a-z -]+?)\s+([\d.]+)", text.group(1)))
-    return Play(seconds, int(changed.group(1)), {name: float(value) for name, value in phases.items()}, output)
+    return Play(seconds, int(changed.group(1)), {name: float(value) for name, value in phases.items()}, kubernetes.group(1))
 
 
 def refusal() -> float:
@@ -83,10 +86,18 @@ def refusal() -> float:
 
 
 def supplies() -> tuple[dict[str, str], pathlib.Path, str]:
-    """What the last play used: the add-ons by name, their OCI layout and the base image."""
-    newest = max(CACHE.glob("supplies/set-*"), key=lambda path: path.stat().st_mtime)
-    base = json.loads(run("docker", "image", "inspect", OURS))[0]["Config"]["Labels"]["io.nodeforge.base"]
-    return json.loads((newest / "images.json").read_text()), newest / "layout", base
+    """What our image was made of: the add-ons by name, their OCI layout and the base image."""
+    image = json.loads(run("docker", "image", "inspect", OURS))[0]
+    labels = image["Config"]["Labels"]
+    held = set(labels["io.nodeforge.images"].split(","))
+    for images in CACHE.glob("supplies/set-*/images.json"):
+        names, blobs = json.loads(images.read_text()), images.parent / "layout/blobs/sha256"
+        if held >= set(names):
+            manifest = json.loads((blobs / next(iter(names.values())).partition(":")[2]).read_text())
+            config = json.loads((blobs / manifest["config"]["digest"].partition(":")[2]).read_text())
+            if config["architecture"] == image["Architecture"]:
+                return names, images.parent / "layout", labels["io.nodeforge.base"]
+    sys.exit(f"the cache {CACHE} has no add-ons of {OURS}")
 
 
 @contextlib.contextmanager
@@ -137,36 +148,54 @@ def one_archive(images: dict[str, str], target: pathlib.Path, proxy: pathlib.Pat
     run("docker", "rmi", own, *images)
 
 
-def peer_tree(directory: pathlib.Path, version: str) -> pathlib.Path:
-    """A tree for kind whose build is already there."""
-    tree = directory / "tree"
-    output = CACHE / "trees" / version / "_output"
-    (tree / "hack").mkdir(parents=True)
-    (tree / "go.mod").write_text("module k8s.io/kubernetes\n")
-    (tree / "Makefile").write_text(".PHONY: quick-release-images\nquick-release-images:\n\t@true\n")
-    status = tree / "hack" / "print-workspace-status.sh"
-    status.write_text(f"#!/bin/sh\necho gitVersion {version}\n")
-    status.chmod(0o755)
-    for part in ("dockerized/bin/linux/amd64", "release-images/amd64"):
-        shutil.copytree(output / part, tree / "_output" / part)
-    return tree
+class Peer:
+    """kind, with a tree whose build is that of ours: there already, or made by ours. Its archive of kube-proxy has the add-ons, too."""
 
+    def __init__(self, directory: pathlib.Path, tree: pathlib.Path, *, compiles: bool) -> None:
+        self.kind, self.tree, self.shims = CACHE / "bin/kind", directory / "peer", shim(directory / "bin")
+        images, layout, self.base = supplies()
+        output, parts = tree / "_output", ("dockerized/bin/linux/amd64", "release-images/amd64")
+        tagged: dict[str, str] = {}
+        try:
+            with registry(layout, directory) as address:
+                for ref in images:
+                    path = ref.partition("/")[2]
+                    run("docker", "pull", "-q", f"{address}/{path}")
+                    addon = next((kinds for kinds, part in KIND_ADDONS.items() if path.rpartition("/")[2].partition(":")[0] == part), ref)
+                    tagged[addon] = f"{address}/{path}"
+            one_archive(tagged, directory / "all.tar", output / parts[1] / "kube-proxy.tar", directory)
+        finally:
+            if tagged:
+                run("docker", "rmi", "-f", *tagged.values())
+        (self.tree / "hack").mkdir(parents=True)
+        (self.tree / "go.mod").write_text("module k8s.io/kubernetes\n")
+        make = [
+            f"@$(MAKE) -C '{tree}' quick-release-images" if compiles else "@true",
+            # links, as copies would cost time that kind does not need
+            *(f"@rm -rf _output/{part} && mkdir -p _output/{part} && cp -l '{output}/{part}/'* _output/{part}/" for part in parts),
+            f"@ln -f '{directory}/all.tar' _output/{parts[1]}/kube-proxy.tar",
+        ]
+        rule = "".join(f"\t{line}\n" for line in make)
+        (self.tree / "Makefile").write_text(f".PHONY: quick-release-images\nquick-release-images:\n{rule}")
+        status = self.tree / "hack/print-workspace-status.sh"
+        status.write_text(f"#!/bin/sh\nexec '{tree}/hack/print-workspace-status.sh'\n")
+        status.chmod(0o755)
 
-def kind_build(tree: pathlib.Path, base: str, shims: pathlib.Path) -> float:
-    """Seconds from compiled Kubernetes to the committed image."""
-    environment = {**ENVIRONMENT, "PATH": f"{shims}{os.pathsep}{os.environ['PATH']}"}
-    command = [str(CACHE / "bin/kind"), "build", "node-image", "-v", "1", "--base-image", base, "--image", PEER, str(tree)]
-    began = None
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as process:
-        lines = []
-        for line in t.cast(t.IO[str], process.stdout):
-            lines.append(line)
-            if "Finished building Kubernetes" in line:
-                began = time.monotonic()
-    ended = time.monotonic()
-    if process.returncode or began is None:
-        sys.exit(f"kind failed:\n{''.join(lines)[-3000:]}")
-    return ended - began
+    def build(self) -> tuple[float, float]:
+        """Seconds that the build took, and those from compiled Kubernetes to the committed image."""
+        environment = {**ENVIRONMENT, "PATH": f"{self.shims}{os.pathsep}{os.environ['PATH']}"}
+        command = [self.kind, "build", "node-image", "-v", "1", "--base-image", self.base, "--image", PEER, self.tree]
+        compiled, began = None, time.monotonic()
+        with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as process:
+            lines = []
+            for line in t.cast(t.IO[str], process.stdout):
+                lines.append(line)
+                if "Finished building Kubernetes" in line:
+                    compiled = time.monotonic()
+        ended = time.monotonic()
+        if process.returncode or compiled is None:
+            sys.exit(f"kind failed:\n{''.join(lines)[-3000:]}")
+        return ended - began, ended - compiled
 
 
 def shim(directory: pathlib.Path) -> pathlib.Path:
@@ -176,6 +205,13 @@ def shim(directory: pathlib.Path) -> pathlib.Path:
     docker.write_text(f'#!/bin/sh\n[ "$1" = pull ] && exit 0\nexec {shutil.which("docker")} "$@"\n')
     docker.chmod(0o755)
     return directory
+
+
+@contextlib.contextmanager
+def scratch() -> t.Iterator[pathlib.Path]:
+    """A directory beside what is compiled, which can be linked there."""
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=CACHE, ignore_cleanup_errors=True) as name:
+        yield pathlib.Path(name)
 
 
 def show(name: str, values: list[float], unit: str = "s") -> None:
@@ -191,28 +227,12 @@ def warm(runs: int) -> None:
         sys.exit("a second run changed something")
     show("second run, nothing changed", [run_.seconds for run_ in again])
     show("offline, with an empty cache: until all that is missing is named", [refusal() for _run in range(runs)])
-    version = re.search(r'"kubernetes\s+(\S+)"', first.output)
-    images, layout, base = supplies()
-    with tempfile.TemporaryDirectory(prefix="nodeforge-bench-") as name:
-        directory = pathlib.Path(name)
-        tree = peer_tree(directory, t.cast("re.Match[str]", version).group(1))
-        with registry(layout, directory) as address:
-            tagged = {}
-            for ref in images:
-                path = ref.partition("/")[2]
-                run("docker", "pull", "-q", f"{address}/{path}")
-                addon = next((kinds for kinds, part in KIND_ADDONS.items() if path.rpartition("/")[2].partition(":")[0] == part), ref)
-                tagged[addon] = f"{address}/{path}"
-        try:
-            proxy = tree / "_output/release-images/amd64/kube-proxy.tar"
-            one_archive(tagged, directory / "all.tar", proxy, directory)
-            (directory / "all.tar").replace(proxy)
-        finally:
-            run("docker", "rmi", "-f", *tagged.values())
-        ours, kinds, shims = [], [], shim(directory / "bin")
+    with scratch() as directory:
+        peer = Peer(directory, CACHE / "trees" / first.kubernetes, compiles=False)
+        ours, kinds = [], []
         for number in range(runs):
             ours.append(play("-e", "node_image_tag=bench", "-e", json.dumps({"node_image_inputs": {"run": f"{time.time()} {number}"}})))
-            kinds.append(kind_build(tree, base, shims))
+            kinds.append(peer.build()[1])
     assembly = [run_.phases["assembly"] for run_ in ours]
     show("assembly: prepare, pull, import, commit", assembly)
     show("kind build node-image, its part after the compile", kinds)
@@ -234,14 +254,94 @@ def cold() -> None:
     run("docker", "rmi", "-f", OURS)
 
 
+# What is edited: the component, a file of it, and a text in that which is logged.
+EDITS = {
+    "kubelet": ("vendor/k8s.io/kubernetes/pkg/kubelet/kubelet.go", "Starting kubelet main sync loop"),
+    "kube-scheduler": ("vendor/k8s.io/kubernetes/cmd/kube-scheduler/app/server.go", "Starting Kubernetes Scheduler"),
+}
+
+
+def inner_loop(runs: int) -> None:
+    """From an edit to all nodes of a cluster that run it."""
+    with scratch() as directory:
+        tree, kubeconfig, config = directory / "tree", directory / "kubeconfig", directory / "kind.yaml"
+        config.write_text(json.dumps({"kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4", "nodes": [{"role": "control-plane"}, {"role": "worker"}]}))
+        mine = ["-e", json.dumps({"embedded_tree_path": str(tree), "node_image_tag": "bench"})]
+        count = 0
+
+        def edit(component: str) -> None:
+            nonlocal count
+            count += 1
+            file, text = EDITS[component]
+            source = (tree / file).read_text()
+            if text not in source:
+                sys.exit(f"{file} does not log {text!r}: EDITS has to name what it logs")
+            (tree / file).write_text(re.sub(f"{text}(, edited [0-9]+ times)?", f"{text}, edited {count} times", source))
+
+        def seconds(*command: t.Any, **options: t.Any) -> float:
+            began = time.monotonic()
+            run(*command, **options)
+            return time.monotonic() - began
+
+        def create(image: str, name: str) -> None:
+            run(CACHE / "bin/kind", "create", "cluster", "--image", image, "--name", name, "--config", config, "--kubeconfig", kubeconfig)
+            wait = ("kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf", "wait", "--for=condition=Ready", "node", "--all", "--timeout=3m")
+            run("docker", "exec", f"{name}-control-plane", *wait)
+
+        def delete(name: str) -> None:
+            run(CACHE / "bin/kind", "delete", "cluster", "--name", name, "--kubeconfig", kubeconfig)
+
+        # the tree is changed from the beginning, so that its version stays the same
+        play(*mine)
+        for component in EDITS:
+            edit(component)
+        play(*mine)
+        peer = Peer(directory, tree, compiles=True)
+        peer.build()
+        try:
+            booted = []
+            for image, name in ((OURS, "nodeforge-bench"), (PEER, "nodeforge-bench-kind")):
+                began = time.monotonic()
+                create(image, name)
+                booted.append(time.monotonic() - began)
+            print(f"{'cluster of two nodes until all are Ready: ours, of kind':<58} {booted[0]:8.1f} s, {booted[1]:.1f} s", flush=True)
+            for component in EDITS:
+                compiled, ours, kinds = [], [], []
+                for dummy in range(runs):
+                    edit(component)
+                    compiled.append(seconds("make", "-C", tree, "all", f"WHAT=cmd/{component}"))
+                    edit(component)
+                    extra = ["-e", f"component={component}", "-e", "cluster=nodeforge-bench"]
+                    ours.append(seconds("ansible-playbook", "nodeforge.kind.swap_component", *mine, *extra, cwd=ROOT, env=ENVIRONMENT))
+                    edit(component)
+                    began = time.monotonic()
+                    peer.build()
+                    delete("nodeforge-bench-kind")
+                    create(PEER, "nodeforge-bench-kind")
+                    kinds.append(time.monotonic() - began)
+                show(f"{component}: one line edited, make all WHAT=cmd/{component}", compiled)
+                show(f"{component}: one line edited -> it runs on all its nodes", ours)
+                show("  beyond the compile", [own - made for own, made in zip(ours, compiled)])
+                show(f"{component}: kind build, delete, create", kinds)
+                show("  beyond the compile", [peers - made for peers, made in zip(kinds, compiled)])
+                show("ratio kind / ours, pair by pair", [peers / own for peers, own in zip(kinds, ours)], "x")
+        finally:
+            for name in ("nodeforge-bench", "nodeforge-bench-kind"):
+                delete(name)
+            run("docker", "rmi", "-f", OURS, PEER)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--cold", action="store_true")
+    parser.add_argument("--inner-loop", action="store_true")
     options = parser.parse_args()
     print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}", flush=True)
     if options.cold:
         cold()
+    elif options.inner_loop:
+        inner_loop(options.runs)
     else:
         warm(options.runs)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
