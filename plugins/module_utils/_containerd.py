@@ -33,6 +33,8 @@ PINNED = f"{PIN_LABEL}=pinned"
 # In memory in a build container; holds the log, the process id, and for the moment of a pull its credentials.
 DIRECTORY = "/run/nodeforge"
 SOCKET = "/run/containerd/containerd.sock"
+# What is in containerd's root as soon as it has images.
+METADATA = "io.containerd.metadata.v1.bolt"
 START_SECONDS = 60
 STOP_SECONDS = 20
 

@@ -232,6 +232,15 @@ _CONFIG_VERSION = re.compile(r"^\s*version\s*=\s*(\d+)", re.MULTILINE)
 _IMPORTS = re.compile(r"^\s*imports\s*=\s*\[", re.MULTILINE)
 
 
+_ROOT = re.compile(r"^\s*root\s*=\s*[\"']([^\"']+)[\"']", re.MULTILINE)
+
+
+def containerd_root(config: str) -> str:
+    """Where containerd keeps its images, by its configuration."""
+    found = _ROOT.search(_TABLE.split(config, maxsplit=1)[0])
+    return found.group(1) if found else "/var/lib/containerd"
+
+
 def config_version(config: str) -> int | None:
     """The version that a configuration of containerd, or a part of one, says it has."""
     found = _CONFIG_VERSION.search(_TABLE.split(config, maxsplit=1)[0])

@@ -42,7 +42,7 @@ attributes:
       - An archive is compared by the digest of its image's configuration, which stands for all of the image's content.
 options:
   container:
-    description: Name or id of the running container.
+    description: Name or id of the container. It has to run, except with O(importer).
     type: str
     required: true
   images:
@@ -66,6 +66,23 @@ options:
         V(registry.k8s.io/kube-proxy:v1.37.2). It stays where O(images) names it so.
     type: raw
     default: []
+  layouts:
+    description:
+      - Directories on the build host with OCI image layouts, whose images are named by the annotation C(org.opencontainers.image.ref.name).
+      - An image of O(images) that one of them has is imported from there and asked for nowhere else.
+    type: list
+    elements: path
+    version_added: 1.1.0
+    default: []
+  importer:
+    description:
+      - The program C(nodeforge-store) on the build host, which the role P(nodeforge.kind.supplies#role) makes. It does what
+        C(ctr images import) does, without a containerd.
+      - So it can fill a container that does not run (O(nodeforge.kind.kind_node_prepare#module:start=false)), also one of another platform,
+        where all images come from files of the build host (O(archives), O(layouts), O(cache_dir)) and the container has none yet.
+        Otherwise such a container is started.
+    type: path
+    version_added: 1.1.0
   platform:
     description:
       - The platform of the images, such as V(linux/amd64) or V(linux/arm64). Images for another one are refused.
@@ -283,6 +300,7 @@ diff:
 import collections.abc as c
 import concurrent.futures
 import contextlib
+import json
 import os
 import threading
 import time
@@ -291,7 +309,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule, env_fallback
 from ansible.module_utils.common.validation import check_type_path
 from ansible_collections.nodeforge.kind.plugins.module_utils import _registry as registry
-from ansible_collections.nodeforge.kind.plugins.module_utils._containerd import Containerd, Store
+from ansible_collections.nodeforge.kind.plugins.module_utils._containerd import METADATA, Containerd, Record, Store
 from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
     DOCKER_ARGS,
     Engine,
@@ -312,11 +330,15 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._image_archive impo
     split_platform,
 )
 from ansible_collections.nodeforge.kind.plugins.module_utils._node_image import (
+    CONTAINERD_CONFIG,
     BadInput,
+    File,
     Reference,
     build_fingerprint,
+    containerd_root,
     parse_reference,
     store_name,
+    tar_stream,
     without_arch,
 )
 
@@ -392,6 +414,8 @@ class ImagePuller:
         self.check: bool = module.check_mode
         self.timeout: int = params["transfer_timeout"]
         self._validate(params)
+        if params["importer"] and not os.access(params["importer"], os.X_OK):
+            raise EngineError(f'The importer "{params["importer"]}" is no program: have the role supplies make it, or leave it out')
         self.mirrors = self._mirrors(params["mirrors"])
         given = {registry.registry_name(entry["registry"]): registry.Credentials(entry["username"], entry["password"]) for entry in params["credentials"]}
         self.logins = registry.Logins(given, params["docker_config"], self._ask_helper, module.warn)
@@ -412,6 +436,7 @@ class ImagePuller:
             raise EngineError(f'The platform "{self.platform}" is not one of Linux: write it like linux/amd64 or linux/arm64')
         self.archives = [self._archive(entry) for entry in _archive_entries(params["archives"])]
         self.cache = self._cache(params["cache_dir"])
+        self.layouts = [self._layout(directory) for directory in params["layouts"]]
         self.images = {ref: Image(ref) for ref in [*self.required, *(ref for archive in self.archives for ref in archive.configs)]}
         self.actions: list[str] = []
         self.planned = False
@@ -532,10 +557,23 @@ class ImagePuller:
             return None
         return Cache(directory, read_only=self.check)
 
+    @staticmethod
+    def _layout(directory: str) -> Cache:
+        if not os.path.isfile(os.path.join(directory, "index.json")):
+            raise EngineError(f'The directory "{directory}" of layouts is no OCI image layout, it has no index.json: correct its path')
+        return Cache(directory, read_only=True)
+
     # the run
 
     def run(self) -> dict[str, t.Any]:
         """Does all of it and returns the module's result."""
+        if self.exists and self.images and self.module.params["importer"] and not self._runs():
+            root = self._root_to_fill()
+            sources = self._sources() if root else None
+            if root and sources:
+                return self._fill(root, sources)
+            if not self.check:
+                self._start()
         if self.exists:
             self.engine.running(self.container)
         if not self.images:
@@ -568,6 +606,108 @@ class ImagePuller:
                 containerd.collect(all_transfers=True)
         return self._result(before, after)
 
+    # a container that does not run
+
+    def _runs(self) -> bool:
+        container = self.engine.container(self.container)
+        # one that is not there is told of in the usual way
+        return container is None or container["State"]["Running"]
+
+    def _start(self) -> None:
+        with self.engine.explained(f'Starting the container "{self.container}"'):
+            self.engine.api.start(self.container)
+            if self.platform != self.engine.platform:
+                # a program that cannot run here ends only after the engine has said that it runs
+                time.sleep(1)
+        if not self._runs():
+            foreign = self.platform != self.engine.platform
+            raise EngineError(
+                f'The container "{self.container}" has to run, as it has images already or not all come from files of this host, but it ended at once: '
+                + (f"give all as archives or layouts, or install qemu-user-static for {self.platform}" if foreign else "correct its command")
+            )
+
+    def _root_to_fill(self) -> str | None:
+        """Where containerd's images would lie; None where some do already."""
+        config = (self.engine.read_file(self.container, CONTAINERD_CONFIG) or b"").decode(errors="replace")
+        root = containerd_root(config)
+        return root if self.engine.stat(self.container, f"{root}/{METADATA}") is None else None
+
+    def _sources(self) -> list[dict[str, t.Any]] | None:
+        """All images as the importer is told of them; None where some are in no file of this host, or damaged."""
+        sources: list[dict[str, t.Any]] = []
+        brought: set[str] = set()
+        for archive in self.archives:
+            if not archive.path or _compressed(archive.path):
+                return None
+            names = {name or "": ref for name, ref in archive.names.items()}
+            sources.append({"archive": archive.path, "sha256": archive.sha256 or "", "names": names})
+            brought |= archive.configs.keys()
+        for ref in self.required:
+            if ref in brought:
+                continue
+            found = self._laid_out(ref)
+            if not found and self.cache:
+                content = self.cache.find(ref, self.platform)
+                if content and (self.check or not self.cache.damage(content)):
+                    found = self.cache, content
+            if not found:
+                return None
+            self.images[ref].action = "cached" if found[0] is self.cache else "imported"
+            sources.append({"layout": found[0].directory, "names": {ref: ref}})
+        for ref in brought:
+            self.images[ref].action = "imported"
+        return sources
+
+    def _fill(self, root: str, sources: list[dict[str, t.Any]]) -> dict[str, t.Any]:
+        """Makes the directory on this host, and puts it into the container as one stream."""
+        before = after = Store(self.platform, {}, set())
+        self.planned = True
+        if self.check:
+            return self._result(before, None)
+        directory = os.path.join(self.module.tmpdir, "store")
+        wanted = {"platform": self.platform, "pin": self.pin, "sources": sources}
+        told = self._imported(["timeout", "-k", "5", str(self.timeout), self.module.params["importer"], "import", directory], json.dumps(wanted))
+        for ref, image in self.images.items():
+            image.content = Content(told[ref]["digest"], told[ref]["config"], {told[ref]["digest"]: told[ref]["size"]})
+        for archive in self.archives:
+            for ref in archive.configs:
+                if not archive.holds(ref, self.images[ref].content):
+                    raise EngineError(f'The image "{ref}" is in several archives with different content: name one of them')
+        files, new = [], []
+        for parent, __, names in sorted(os.walk(directory)):
+            inside = os.path.normpath(os.path.join(root, os.path.relpath(parent, directory)))
+            new.append(inside)
+            for name in sorted(names):
+                stat = os.stat(os.path.join(parent, name))
+                files.append(File(f"{inside}/{name}", stat.st_mode & 0o777, stat.st_size, "", int(stat.st_mtime), path=os.path.join(parent, name)))
+        self.engine.put_archive(self.container, "/", tar_stream(files, new))
+        for ref, image in self.images.items():
+            image.come = True
+            after.images[ref] = Record(told[ref]["digest"], self.pin)
+            where = "the cache" if image.action == "cached" else next(s.get("archive") or s["layout"] for s in sources if ref in s["names"].values())
+            self.actions.append(f"Imported image {ref} from {where}")
+        return self._result(Store(self.platform, {}, set()), after)
+
+    def _imported(self, command: list[str], wanted: str) -> dict[str, dict[str, t.Any]]:
+        processes: list[t.Any] = []
+        try:
+            rc, out, err = self.module.run_command(
+                command, data=wanted, binary_data=True, expand_user_and_vars=False, before_communicate_callback=processes.append
+            )
+        except Interrupted:
+            # it would go on; timeout hands this on
+            for process in processes:
+                process.terminate()
+                process.wait()
+            raise
+        if rc:
+            why = err.strip().splitlines()[-1:] or [f"it took longer than {self.timeout} s" if rc in (124, 137) else f"exit status {rc}"]
+            reason = why[0].partition("nodeforge-store: ")[2] or why[0]
+            cause = registry.cause_of(reason)
+            remedy = cause.remedy if "disk" in cause.text else "build or fetch it again"
+            raise EngineError(f"Importing {reason}; {remedy}")
+        return json.loads(out)
+
     def _plan(self, store: Store) -> list[c.Callable[[Containerd], None]]:
         """Decides on each image, and returns the jobs that bring those that are not there."""
         jobs: list[c.Callable[[Containerd], None]] = []
@@ -586,7 +726,10 @@ class ImagePuller:
                 continue
             image = self.images[ref]
             image.content = store.find(ref)
-            if image.content is None:
+            if image.content is None and self._laid_out(ref):
+                image.action = "imported"
+                jobs.append(self._bind(self._from_layout, image))
+            elif image.content is None:
                 image.local = bool(self.cache or self.offline) and self._at_hand(ref)
                 image.action = "cached" if self.cache and not image.local and self.cache.find(ref, self.platform) else "pulled"
                 jobs.append(self._bind(self._bring, image))
@@ -675,8 +818,7 @@ class ImagePuller:
                 if archive.sha256 and sha256_of(archive.path) != archive.sha256:
                     raise Failed(f"{doing} failed: its content is not that of its sha256 any more; build it again")
                 size, chunks = os.path.getsize(archive.path), read_chunks(archive.path)
-                with open(archive.path, "rb") as file:
-                    compressed = file.read(2) == b"\x1f\x8b"
+                compressed = _compressed(archive.path)
             result = containerd.load(
                 self._until_stopped(chunks),
                 size,
@@ -739,6 +881,30 @@ class ImagePuller:
             return False
         self.actions.append(f"Pulled image {image.ref}")
         return True
+
+    def _laid_out(self, ref: str) -> tuple[Cache, Content] | None:
+        """The layout that has the image, and what of it."""
+        for layout in self.layouts:
+            content = layout.find(ref, self.platform)
+            if content:
+                return layout, content
+        return None
+
+    def _from_layout(self, containerd: Containerd, image: Image) -> None:
+        layout, content = t.cast("tuple[Cache, Content]", self._laid_out(image.ref))
+        doing = f'Importing the image "{image.ref}" from the layout "{layout.directory}"'
+        try:
+            chunks, size = layout.stream(image.ref, content)
+            names: dict[str | None, str] = {image.ref: image.ref}
+            result = containerd.load(self._until_stopped(chunks), size, self.platform, names, pin=self.pin, timeout=self.timeout)
+            if result.rc:
+                raise Failed(f"{doing} failed: {self._why(result.rc, result.stderr, 'make the layout anew')}")
+            image.come = True
+            self.actions.append(f"Imported image {image.ref} from {layout.directory}")
+        except OSError as e:
+            self._fail(image, Failed(f"{doing} failed: {e.strerror}; make the layout anew"))
+        except (Failed, EngineError, Missing) as e:
+            self._fail(image, e)
 
     def _from_cache(self, containerd: Containerd, image: Image) -> bool:
         content = self.cache.find(image.ref, self.platform) if self.cache else None
@@ -919,6 +1085,11 @@ class ImagePuller:
         return dict(sorted(shown.items()))
 
 
+def _compressed(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
 def _noting(chunks: c.Iterable[bytes], failures: list[OSError]) -> t.Iterator[bytes]:
     """The chunks; and why they could not be read, which is not the fault of whoever takes them."""
     try:
@@ -951,6 +1122,8 @@ def main() -> None:
             "container": {"type": "str", "required": True},
             "images": {"type": "list", "elements": "str", "default": []},
             "archives": {"type": "raw", "default": []},
+            "layouts": {"type": "list", "elements": "path", "default": []},
+            "importer": {"type": "path"},
             "platform": {"type": "str"},
             "mirrors": {"type": "dict", "default": {}},
             "ca_files": {"type": "dict", "default": {}},

@@ -188,6 +188,16 @@ options:
       - The network of the build container. V(host) lets it reach a registry on this host's loopback address.
     type: str
     default: default
+  start:
+    description:
+      - Whether the build container has to run. V(false) is enough for M(nodeforge.kind.ctr_image_pull) with an importer and for
+        M(nodeforge.kind.docker_commit), quicker, and works for platforms whose programs cannot run on this host.
+      - It is started nevertheless where something has to run in it, which is containerd with O(containerd_config), and a kubeadm that this host cannot run.
+      - One that was not started is filled only once, so a container that has the name already is replaced, and O(ttl) does not count for it.
+        The next run of this module removes it when it is older than ten minutes.
+    type: bool
+    version_added: 1.1.0
+    default: true
   ttl:
     description: After how many seconds an abandoned build container ends and removes itself.
     type: int
@@ -398,6 +408,8 @@ NODE_BASE = {
 KUBEADM_TIMEOUT = 120
 # A container that was created but not started for so long has lost its play between two requests.
 ORPHANED = datetime.timedelta(minutes=10)
+# Bits of Go's file mode.
+GO_MODE_DIRECTORY, GO_MODE_SYMLINK = 31, 27
 # How often a container's owner is looked for, in seconds.
 GUARD_INTERVAL = 0.5
 
@@ -606,6 +618,8 @@ class NodePreparer:
         self.created: str | None = None
         # the one that containerd has to name in the end
         self.sandbox: str | None = None
+        # whether the build container runs
+        self.runs = True
 
     def run(self) -> dict[str, t.Any]:
         result = self.absent() if self.params["state"] == "absent" else self.present()
@@ -646,6 +660,7 @@ class NodePreparer:
 
     def present(self) -> dict[str, t.Any]:
         inputs = self.inputs = Inputs(self.params, self.engine.platform)
+        self.runs = bool(self.params["start"] or inputs.containerd_config or not self._own_kubeadm())
         for entry in inputs.extra_archives:
             if "engine" in entry:
                 entry["id"] = self._engine_image(entry["engine"])
@@ -698,7 +713,8 @@ class NodePreparer:
                 result.update(self._versioned(self._base_version(container_id)))
                 self._starts(name)
                 if not self.check:
-                    self._start(container_id)
+                    if self.runs:
+                        self._start(container_id)
                     self._fill(container_id, adopted=False)
                     result["container"] = {"id": container_id, "name": name}
                 result["required_images"] = self._required(container_id, sandbox, base, result["version"], running=not self.check)
@@ -811,7 +827,7 @@ class NodePreparer:
         patience = time.monotonic() + 10
         while True:
             container = self.engine.container(name)
-            about_to_start = container and container["State"]["Status"] == "created" and node.build_fingerprint(container) == fingerprint
+            about_to_start = self.runs and container and container["State"]["Status"] == "created" and node.build_fingerprint(container) == fingerprint
             if not about_to_start or self.check or time.monotonic() > patience:
                 return container
             time.sleep(0.1)
@@ -820,7 +836,7 @@ class NodePreparer:
         made_from = node.build_fingerprint(container)
         if made_from is None:
             raise EngineError(f'The name "{name}" is taken by a container that this module did not make: choose another name or remove that container')
-        return made_from == fingerprint and container["State"]["Running"] and not container["State"].get("Paused")
+        return made_from == fingerprint and self.runs and container["State"]["Running"] and not container["State"].get("Paused")
 
     def _create(self, name: str, replaced: dict[str, t.Any] | None, base: dict[str, t.Any], fingerprint: str) -> str:
         """Creates the container; in check mode under a name of its own, for a look at the base."""
@@ -949,7 +965,7 @@ class NodePreparer:
             "container": {"name": name, "image": reference, "platform": self.inputs.platform},
             "files": {file.dest: file.sha256 for file in files},
         }
-        self.actions.append(f'Started the build container "{name}" from "{reference}" with {len(files)} files')
+        self.actions.append(f'{"Started" if self.runs else "Created"} the build container "{name}" from "{reference}" with {len(files)} files')
 
     def _start(self, container: str) -> None:
         name = self.after["container"]["name"]
@@ -971,17 +987,7 @@ class NodePreparer:
         """Writes the files that differ, in one archive."""
         files, folders = self.inputs.files, node.directories(self.inputs.files)
         paths = [*folders, *(file.dest for file in files)]
-        try:
-            listing = self.engine.exec(container, ["sh", "-c", node.LISTING, "sh", *paths], timeout=600)
-        except EngineError as e:
-            if adopted or self.inputs.platform == self.engine.platform:
-                raise
-            raise EngineError(f"The build container ended at once: {self._foreign_hint()}") from e
-        if listing.rc != 0 or len(listing.stdout.splitlines()) != len(paths):
-            if not adopted and self.inputs.platform != self.engine.platform:
-                raise EngineError(f"Looking at the files of the build container failed ({listing.reason}): {self._foreign_hint()}")
-            raise EngineError(f"Looking at the files of the build container failed ({listing.reason}): use a base image with sh, stat and sha256sum")
-        found = node.parse_listing(paths, listing.stdout)
+        found = self._listed(container, paths, adopted) if self.runs else self._looked_at(container, paths)
         changed = node.differing(files, found)
         if adopted and changed:
             self.before = {"files": {file.dest: found[file.dest].sha256 for file in changed}}
@@ -993,14 +999,47 @@ class NodePreparer:
         if self.inputs.containerd_config and not self.check:
             self._check_containerd(container)
 
+    def _listed(self, container: str, paths: list[str], adopted: bool) -> dict[str, node.Found]:
+        """What lies at these paths in a container that runs."""
+        try:
+            listing = self.engine.exec(container, ["sh", "-c", node.LISTING, "sh", *paths], timeout=600)
+        except EngineError as e:
+            if adopted or self.inputs.platform == self.engine.platform:
+                raise
+            raise EngineError(f"The build container ended at once: {self._foreign_hint()}") from e
+        if listing.rc != 0 or len(listing.stdout.splitlines()) != len(paths):
+            if not adopted and self.inputs.platform != self.engine.platform:
+                raise EngineError(f"Looking at the files of the build container failed ({listing.reason}): {self._foreign_hint()}")
+            raise EngineError(f"Looking at the files of the build container failed ({listing.reason}): use a base image with sh, stat and sha256sum")
+        return node.parse_listing(paths, listing.stdout)
+
+    def _looked_at(self, container: str, paths: list[str]) -> dict[str, node.Found]:
+        """The kind of what lies at these paths, directories first, in one that does not."""
+        found: dict[str, node.Found] = {}
+        for path in paths:
+            stat = None
+            if all(found[parent].kind == "d" for parent in node.parents(path)):
+                stat = self.engine.stat(container, path)
+            if stat and stat["mode"] >> GO_MODE_SYMLINK & 1:
+                # the engine tells where the link leads to in the end
+                stat = self.engine.stat(container, stat["linkTarget"]) or stat
+            mode = stat["mode"] if stat else 0
+            found[path] = node.Found("-" if stat is None else "d" if mode >> GO_MODE_DIRECTORY & 1 else "o" if mode >> GO_MODE_SYMLINK & 1 else "f")
+        return found
+
+    def _own_kubeadm(self) -> str | None:
+        """The kubeadm in binaries, if it runs on this very host."""
+        kubeadm = self.inputs.binaries.get("kubeadm")
+        native = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}.get(platform.machine()) == self.inputs.platform
+        return os.path.abspath(kubeadm.path) if kubeadm and kubeadm.path and native and os.access(kubeadm.path, os.X_OK) else None
+
     def _required(self, container: str, sandbox: str, base: dict[str, t.Any], version: str, running: bool) -> list[str] | None:
         """What kubeadm asks for and the manifests, the base and the user add. None where only a running container could tell."""
         inputs = self.inputs
-        kubeadm = inputs.binaries.get("kubeadm")
+        kubeadm, own = inputs.binaries.get("kubeadm"), self._own_kubeadm()
         arguments = ["config", "images", "list", "--kubernetes-version", version]
-        native = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}.get(platform.machine()) == inputs.platform
-        if kubeadm and kubeadm.path and native and os.access(kubeadm.path, os.X_OK):
-            command = ["timeout", "-k", "5", str(KUBEADM_TIMEOUT), os.path.abspath(kubeadm.path), *arguments]
+        if own:
+            command = ["timeout", "-k", "5", str(KUBEADM_TIMEOUT), own, *arguments]
             rc, out, err = self.module.run_command(command, expand_user_and_vars=False)
         elif running:
             done = self.engine.exec(container, [f"{node.BINARY_DIRECTORY}/kubeadm", *arguments], timeout=KUBEADM_TIMEOUT)
@@ -1094,6 +1133,7 @@ def main() -> None:
             "revision": {"type": "str"},
             "source": {"type": "str"},
             "network_mode": {"type": "str", "default": "default"},
+            "start": {"type": "bool", "default": True},
             "ttl": {"type": "int", "default": 7200},
             "owner": {"type": "int"},
         },

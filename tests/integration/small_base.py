@@ -61,6 +61,9 @@ def node_base() -> Tree:
 # what is tested with: a containerd that is at least version 2, and this host's own where that is older
 
 
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "nodeforge" / "tests"
+
+
 def version_of(containerd: str) -> tuple[int, ...]:
     words = subprocess.run([containerd, "--version"], capture_output=True, text=True, check=True).stdout.split()
     return tuple(int(n) for n in re.findall(r"\d+", words[2])[:2])
@@ -71,7 +74,7 @@ def new_containerd() -> pathlib.Path:
     mine = shutil.which("containerd")
     if mine and version_of(mine) >= (2, 0):
         return pathlib.Path(mine).parent
-    kept = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "nodeforge" / "tests" / f"containerd-{ARCH}"
+    kept = CACHE / f"containerd-{ARCH}"
     if (kept / "usr" / "bin" / "ctr").exists():
         return kept / "usr" / "bin"
     work = kept.with_name(kept.name + ".new")
@@ -96,6 +99,15 @@ def new_containerd() -> pathlib.Path:
     shutil.rmtree(kept, ignore_errors=True)
     work.rename(kept)
     return kept / "usr" / "bin"
+
+
+def importer() -> str:
+    """nodeforge-store, of this checkout's sources. Go knows whether they are compiled."""
+    role = pathlib.Path(__file__).resolve().parents[2] / "roles/supplies/files"
+    output = CACHE / "nodeforge-store"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["sh", str(role / "scripts/tool.sh"), str(role / "src/store"), str(output)], check=True, timeout=1200)
+    return str(output)
 
 
 def layer(tree: Tree) -> bytes:

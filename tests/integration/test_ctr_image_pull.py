@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -1058,3 +1059,173 @@ def test_memory_stays_flat(run_module: t.Any, peak_memory: t.Any, node: Node, la
     big.unlink()
     assert actions(json.loads(out.strip().splitlines()[-1])) == {"example.com/big:1": "imported"}, out
     assert 20 * 1024 < peak < 150 * 1024, f"{peak} KB"
+
+
+# layouts, and containers that do not run
+
+
+@pytest.fixture(scope="session")
+def importer() -> str:
+    return small_base.importer()
+
+
+@pytest.fixture
+def laid_out(pull: t.Any, far: FaultyRegistry, tmp_path: pathlib.Path) -> str:
+    """An image layout with two images: what a cache is."""
+    pull(images=[ETCD, PAUSE], cache_dir=str(tmp_path / "layout"), mirrors=mirrors(far))
+    return str(tmp_path / "layout")
+
+
+@pytest.fixture
+def stopped(client: docker.DockerClient, base: str) -> t.Iterator[Node]:
+    """A container that was never started, as a build container of kind_node_prepare with start=false."""
+    container = client.containers.create(base, ["sleep", "3600"], name=f"{PREFIX}-stopped", tmpfs={"/run": "", "/tmp": ""}, network_mode="host")
+    yield Node(container)
+    container.remove(force=True, v=True)
+
+
+def status(node: Node) -> str:
+    node.container.reload()
+    return node.container.status
+
+
+def changes(node: Node) -> list[str]:
+    return [change["Path"] for change in node.container.diff() or [] if "/containerd/" in change["Path"]]
+
+
+def test_layouts_go_before_registries(pull: t.Any, start: t.Any, base: str, laid_out: str, run_module: t.Any) -> None:
+    node = start(base, network_mode="none")
+    args = {"container": node.name, "images": [ETCD, PAUSE], "layouts": [laid_out]}
+    assert actions(run_module("ctr_image_pull", args, check=True)) == {ETCD: "imported", PAUSE: "imported"}
+    first = run_module("ctr_image_pull", args)
+    assert actions(first) == {ETCD: "imported", PAUSE: "imported"}
+    assert first["actions"] == [f"Imported image {ref} from {laid_out}" for ref in (ETCD, PAUSE)]
+    assert not run_module("ctr_image_pull", args)["changed"]
+    with node.containerd():
+        assert node.images() == {ETCD: True, PAUSE: True}
+    assert "no OCI image layout" in run_module("ctr_image_pull", {**args, "layouts": ["/proc"]})["msg"]
+
+
+def test_a_container_that_does_not_run_is_filled(
+    run_module: t.Any, pull: t.Any, node: Node, stopped: Node, laid_out: str, archive: t.Any, tmp_path: pathlib.Path, importer: str
+) -> None:
+    """The images are those that containerd itself imports, and the container is not even started."""
+    path = archive(f"registry.k8s.io/kube-proxy-{ARCH}:v1.37.2")
+    os.rename(laid_out, tmp_path / "cache")
+    digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+    args: Args = {
+        "images": [ETCD, KUBE_PROXY, "example.com/b:1", PAUSE],
+        "archives": [{"path": path, "sha256": digest}, {"path": archive(None, 8, name="b.tar"), "ref": "example.com/b:1"}],
+        "cache_dir": str(tmp_path / "cache"),
+        "importer": importer,
+    }
+    come = {ETCD: "cached", KUBE_PROXY: "imported", "example.com/b:1": "imported", PAUSE: "cached"}
+    here = {"container": stopped.name, **args}
+    predicted = run_module("ctr_image_pull", here, check=True, diff=True)
+    assert predicted["changed"] and actions(predicted) == come and changes(stopped) == []
+    first = run_module("ctr_image_pull", here, diff=True)
+    assert first["changed"] and actions(first) == come and status(stopped) == "created"
+    assert [action.replace("Imported", "Would import").partition(" from ")[0] for action in first["actions"]] == [
+        action.partition(" from ")[0] for action in predicted["actions"]
+    ]
+    # a containerd that runs has been given the same
+    by_ctr = {image["ref"]: image for image in pull(**args)["images"]}
+    assert {ref: image["digest"] for ref, image in by_ctr.items()} == {image["ref"]: image["digest"] for image in first["images"]}
+    assert {ref: image["size"] for ref, image in by_ctr.items()} == {image["ref"]: image["size"] for image in first["images"]}
+
+    stopped.container.start()
+    assert not run_module("ctr_image_pull", here)["changed"]
+    with stopped.containerd(), node.containerd():
+        assert stopped.images() == dict.fromkeys(come, True)
+        complete = [line for line in stopped.ctr("images", "check").splitlines()[1:] if "complete (" in line]
+        assert len([line for line in complete if not line.startswith("sha256:")]) == len(come)
+        # nothing that the other one does not have, labels of its garbage collector among it
+        listed = [sorted(line.split() for line in one.ctr("content", "ls").splitlines()[1:]) for one in (stopped, node)]
+        contents = [{(line[0], line[1], labels) for line in lines for labels in line[-1].split(",") if "gc.ref" in labels} for lines in listed]
+        assert contents[0] <= contents[1] and contents[0]
+
+
+def test_one_of_another_platform_is_filled(
+    run_module: t.Any, client: docker.DockerClient, node: Node, archive: t.Any, laid_out: str, importer: str, layout: Layout
+) -> None:
+    """Nothing of that platform is run; a containerd of this one finds it complete."""
+    foreign = small_base.load(
+        client,
+        f"{PREFIX}:foreign",
+        {"etc/containerd": 0o755, "etc/containerd/config.toml": (b'version = 2\nroot = "/var/lib/other"\n', 0o644), "bin/sleep": (b"x", 0o755)},
+        arch=FOREIGN,
+    )
+    container = client.containers.create(foreign, ["sleep", "1"], name=f"{PREFIX}-foreign", platform=f"linux/{FOREIGN}")
+    try:
+        path = archive(f"registry.k8s.io/kube-proxy-{FOREIGN}:v1.37.2", arch=FOREIGN)
+        args = {"container": container.name, "images": [KUBE_PROXY], "archives": [path], "importer": importer, "platform": f"linux/{FOREIGN}"}
+        assert actions(run_module("ctr_image_pull", args)) == {KUBE_PROXY: "imported"}
+        # the layout has etcd for this platform only, so the container would have to run
+        failed = run_module("ctr_image_pull", {**args, "images": [ETCD], "archives": []})["msg"]
+        assert "has to run" in failed and "give all as archives or layouts" in failed
+        stream, dummy = container.get_archive("/var/lib/other")
+        node.run("rm", "-rf", "/var/lib/containerd")
+        node.container.put_archive("/var/lib", b"".join(stream))
+        node.run("mv", "/var/lib/other", "/var/lib/containerd")
+        with node.containerd():
+            assert node.images() == {KUBE_PROXY: True}
+            assert f"linux/{FOREIGN}" in node.ctr("images", "ls")
+            assert node.ctr("images", "export", "--platform", f"linux/{FOREIGN}", "/tmp/x.tar", KUBE_PROXY) == ""
+    finally:
+        container.remove(force=True)
+
+
+def test_it_is_started_where_something_has_to_be_pulled(
+    run_module: t.Any, stopped: Node, registry: FaultyRegistry, archive: t.Any, importer: str
+) -> None:
+    args = {
+        "container": stopped.name,
+        "images": [PAUSE],
+        "archives": [archive(f"registry.k8s.io/kube-proxy-{ARCH}:v1.37.2")],
+        "importer": importer,
+        "mirrors": mirrors(registry),
+    }
+    assert actions(run_module("ctr_image_pull", args)) == {PAUSE: "pulled", KUBE_PROXY: "imported"}
+    assert status(stopped) == "running"
+    assert not run_module("ctr_image_pull", args)["changed"]
+
+
+def test_a_container_that_does_not_run_and_bad_input(
+    run_module: t.Any, stopped: Node, laid_out: str, archive: t.Any, importer: str, tmp_path: pathlib.Path
+) -> None:
+    path = archive(f"registry.k8s.io/kube-proxy-{ARCH}:v1.37.2")
+    good: Args = {"container": stopped.name, "images": [PAUSE], "archives": [path], "layouts": [laid_out], "importer": importer}
+    assert "does not run (created)" in run_module("ctr_image_pull", {**good, "importer": None})["msg"]
+    assert 'The importer "/no/such" is no program' in run_module("ctr_image_pull", {**good, "importer": "/no/such"})["msg"]
+    changed = run_module("ctr_image_pull", {**good, "archives": [{"path": path, "sha256": "0" * 64}]})["msg"]
+    assert f'"{path}"' in changed and "its sha256 any more; build or fetch it again" in changed
+    for blob in pathlib.Path(laid_out, "blobs/sha256").iterdir():
+        if not blob.read_bytes().startswith(b"{"):
+            blob.write_bytes(bytes(blob.stat().st_size))
+    damaged = run_module("ctr_image_pull", good)["msg"]
+    assert laid_out in damaged and PAUSE in damaged and "\n" not in damaged
+    assert changes(stopped) == [] and status(stopped) == "created"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupt_while_it_is_filled(
+    run_module: t.Any, stopped: Node, tmp_path: pathlib.Path, number: signal.Signals, archive: t.Any
+) -> None:
+    """The importer ends with the module, and nothing has come."""
+    slow = tmp_path / "slow"
+    slow.write_text(f"#!/bin/sh\necho $$ >{tmp_path}/pid\nexec sleep 600\n")
+    slow.chmod(0o755)
+    path = archive(f"registry.k8s.io/kube-proxy-{ARCH}:v1.37.2")
+    process = run_module("ctr_image_pull", {"container": stopped.name, "archives": [path], "importer": str(slow)}, popen=True)
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    assert f"Interrupted by {number.name}" in json.loads(process.stdout.read())["msg"]
+    assert process.wait() != 0
+    importer = pathlib.Path("/proc", (tmp_path / "pid").read_text().strip())
+    deadline = time.monotonic() + 30
+    while importer.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert changes(stopped) == []

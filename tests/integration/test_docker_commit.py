@@ -344,3 +344,20 @@ def test_full_disk(run_module, small_engine, tmp_path) -> None:
     small_engine.containers.get("full").exec_run(["rm", "/usr/bin/kubelet"])
     assert run_module("docker_commit", commit)["changed"]
     small_engine.containers.get("full").remove(force=True)
+
+
+def test_a_container_that_was_never_started(run_module, client, tmp_path: pathlib.Path) -> None:
+    container = client.containers.create(BASE, ["sleep", "600"], name=f"{PREFIX}-created")
+    try:
+        container.put_archive("/", small_base.layer({"hello": (b"hello\n", 0o644)}))
+        args = {"container": container.name, "name": f"{PREFIX}-image:{tmp_path.name}", "changes": ['ENTRYPOINT ["cat"]', 'CMD ["/hello"]']}
+        assert run_module("docker_commit", args, check=True)["changed"]
+        assert run_module("docker_commit", args)["changed"] and not run_module("docker_commit", args)["changed"]
+        made = client.containers.create(args["name"])
+        try:
+            made.start()
+            assert made.wait(timeout=60)["StatusCode"] == 0 and made.logs() == b"hello\n"
+        finally:
+            made.remove(force=True)
+    finally:
+        container.remove(force=True)

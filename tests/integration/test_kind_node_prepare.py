@@ -15,6 +15,8 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
+import tempfile
 import threading
 import time
 import typing as t
@@ -31,6 +33,7 @@ KUBEADM = """#!/bin/sh
 if [ "$5" != v1.37.2 ]; then echo "version \\"$5\\" is unknown here" >&2; exit 1; fi
 for i in kube-apiserver:v1.37.2 pause:3.10.2 etcd:3.7.0-0; do echo "registry.k8s.io/$i"; done
 """
+CREATED = "org.opencontainers.image.created"
 LABELS = {"org.opencontainers.image.revision": "of the base", "io.nodeforge.fingerprint": "of the base"}
 REQUIRED = ["registry.k8s.io/kube-apiserver:v1.37.2", "registry.k8s.io/etcd:3.7.0-0", "localhost/pause:1"]
 
@@ -144,6 +147,65 @@ def test_first_and_second_run(run_module, args, client, tmp_path) -> None:
         assert second["container"] == first["container"]
         assert second["required_images"] == first["required_images"]
         assert second["diff"] == {"before": {}, "after": {}}
+
+
+def exported(container: t.Any) -> dict[str, tuple[t.Any, ...]]:
+    """What is in a container, without what the engine itself puts there."""
+    with tempfile.TemporaryFile() as file:
+        for chunk in container.export():
+            file.write(chunk)
+        file.seek(0)
+        with tarfile.open(fileobj=file) as archive:
+            return {
+                member.name: (member.type, member.mode, member.uid, member.gid, member.size, member.linkname)
+                for member in archive
+                if not member.name.startswith((".dockerenv", "dev", "etc/host", "etc/resolv", "etc/mtab", "proc", "run", "sys", "tmp"))
+            }
+
+
+def test_without_starting_it(run_module, args, client) -> None:
+    """The same container comes of it, whatever is in the way, and the same is told."""
+    args["files"] += [{"dest": "/linked/deep/x", "content": "x"}, {"dest": "/usr/local/bin/entrypoint", "content": "mine", "mode": "0755"}]
+    tree = {**small_base.node_base(), "other": 0o700, "linked": "/other"}
+    args["image"] = small_base.load(client, f"{PREFIX}:linked", tree)
+    running = run_module("kind_node_prepare", args, diff=True)
+    name = args["name"]
+    args.update(start=False, name=f"{name}-still")
+    predicted = run_module("kind_node_prepare", args, check=True, diff=True)
+    still = run_module("kind_node_prepare", args, diff=True)
+    for key in ("changed", "actions", "diff", "required_images", "fingerprint"):
+        assert predicted[key] == still[key], key
+    for key in ("changed", "required_images", "fingerprint", "labels", "changes", "version"):
+        values = [{**one[key], CREATED: ""} if key == "labels" else one[key] for one in (running, still)]
+        assert values[0] == values[1], key
+    assert still["actions"] == [action.replace("Started", "Created").replace(name, f"{name}-still") for action in running["actions"]]
+    container = client.containers.get(still["container"]["id"])
+    assert container.status == "created"
+    contents = exported(client.containers.get(running["container"]["id"]))
+    assert exported(container) == contents and contents["other/deep/x"][4] == 1
+
+    # one that is there is filled anew
+    again = run_module("kind_node_prepare", args)
+    assert again["changed"] and again["container"]["id"] != still["container"]["id"]
+
+    def names() -> list[str]:
+        return sorted(c.name for c in client.containers.list(all=True, ignore_removed=True) if c.name.startswith(name))
+
+    assert names() == [name, f"{name}-still"]
+    for dest, said in (("/etc/containerd", "is a directory in the node"), ("/usr/local/bin/entrypoint/x", "is not a directory in the node")):
+        failed = run_module("kind_node_prepare", {**args, "files": [{"dest": dest, "content": ""}]})
+        assert said in failed["msg"], failed
+        assert names() == [name]
+    client.containers.get(name).remove(force=True)
+
+
+def test_it_is_started_where_it_has_to_be(run_module, args, client) -> None:
+    """kubeadm is asked in the container where this host has none of its own."""
+    args["start"] = False
+    pathlib.Path(args["binaries"]["kubeadm"]).chmod(0o644)
+    result = run_module("kind_node_prepare", args)
+    assert "Started the build container" in result["actions"][0] and "registry.k8s.io/etcd:3.7.0-0" in result["required_images"]
+    assert ours(client)[0].status == "running"
 
 
 def test_only_what_differs_is_written(run_module, args, client) -> None:

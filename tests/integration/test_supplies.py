@@ -157,7 +157,7 @@ def docker(*args: str, **options: t.Any) -> str:
     return ended.stdout.strip()
 
 
-@pytest.mark.parametrize("module", ["image", "addons"])
+@pytest.mark.parametrize("module", ["image", "addons", "store"])
 def test_go(module: str, supplied: Supplied) -> None:
     """The Go programs' own tests: decisions, and netd's routes and rules in the real kernel."""
     ended = subprocess.run(
@@ -450,7 +450,7 @@ def half_made(supplies: pathlib.Path) -> list[str]:
         for path in supplies.iterdir()
         if not COMPLETE.fullmatch(path.name)
         or (path.name.startswith("set-") and not (path / "images.json").exists())
-        or (path.name.startswith("tool-") and [file.name for file in path.iterdir()] not in ([], ["nodeforge-image"]))
+        or (path.name.startswith("tool-") and [file.name for file in path.iterdir()] not in ([], ["nodeforge-image"], ["nodeforge-store"]))
         or (path.name == "modules" and not all((made / "go.sum").exists() for made in path.iterdir()))
         or (path.name == "run" and list(path.iterdir()))
     ]

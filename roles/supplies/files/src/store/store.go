@@ -1,0 +1,245 @@
+// Copyright (c) 2026, nodeforge contributors
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/images/archive"
+	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	bolt "go.etcd.io/bbolt"
+)
+
+// What the kubelet's garbage collector heeds.
+const pinLabel = "io.cri-containerd.pinned"
+
+// wanted says which images the store is to have.
+type wanted struct {
+	Platform string
+	Pin      bool
+	Sources  []source
+}
+
+// A source is an archive (docker's or OCI's, plain) or an OCI image layout.
+// Names are those of its images, each with the one that containerd gets; an
+// archive's image without a name has the empty one.
+type source struct {
+	Archive, Layout string
+	SHA256          string
+	Names           map[string]string
+}
+
+func (s source) String() string {
+	if s.Archive != "" {
+		return fmt.Sprintf("the image archive %q", s.Archive)
+	}
+	return fmt.Sprintf("the image layout %q", s.Layout)
+}
+
+// An image as it is told: digest and configuration, and the size of all of it.
+type told struct {
+	Digest string `json:"digest"`
+	Config string `json:"config"`
+	Size   int64  `json:"size"`
+}
+
+// A store is containerd's content and metadata in the directory that its
+// configuration calls root.
+type store struct {
+	bolt   *bolt.DB
+	db     *metadata.DB
+	images images.Store
+}
+
+func open(root string) (*store, error) {
+	cs, err := local.NewStore(filepath.Join(root, "io.containerd.content.v1.content"))
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(root, "io.containerd.metadata.v1.bolt")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	// nobody reads it before it is whole, so it need not be safe at each step
+	b, err := bolt.Open(filepath.Join(dir, "meta.db"), 0o644, &bolt.Options{NoSync: true})
+	if err != nil {
+		return nil, err
+	}
+	db := metadata.NewDB(b, cs, nil)
+	if err := db.Init(context.Background()); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return &store{b, db, metadata.NewImageStore(db)}, nil
+}
+
+func (s *store) close() error { return s.bolt.Close() }
+
+// bring has all images that are wanted whole in the store.
+func (s *store) bring(ctx context.Context, w wanted) (map[string]told, error) {
+	ctx = namespaces.WithNamespace(ctx, "k8s.io")
+	p, err := platforms.Parse(w.Platform)
+	if err != nil {
+		return nil, fmt.Errorf("the platform %q is none, write it like linux/amd64: %w", w.Platform, err)
+	}
+	only := platforms.OnlyStrict(p)
+	come := map[string]told{}
+	for _, from := range w.Sources {
+		index, provider, err := s.read(ctx, from)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", from, err)
+		}
+		for _, d := range index {
+			name, ok := from.Names[nameOf(d)]
+			if !ok {
+				continue
+			}
+			if come[name], err = s.add(ctx, name, d, provider, only, w.Pin); err != nil {
+				return nil, fmt.Errorf("%s: %s: %w", from, name, err)
+			}
+		}
+		for _, name := range from.Names {
+			if _, ok := come[name]; !ok {
+				return nil, fmt.Errorf("%s has no image for %s", from, name)
+			}
+		}
+	}
+	// what no image needs, such as the list of an archive
+	_, err = s.db.GarbageCollect(ctx)
+	return come, err
+}
+
+func nameOf(d v1.Descriptor) string {
+	if n := d.Annotations[images.AnnotationImageName]; n != "" {
+		return n
+	}
+	return d.Annotations[v1.AnnotationRefName]
+}
+
+// read lists the images of a source, and whoever has their content.
+func (s *store) read(ctx context.Context, from source) ([]v1.Descriptor, content.Provider, error) {
+	if from.Layout != "" {
+		b, err := os.ReadFile(filepath.Join(from.Layout, v1.ImageIndexFile))
+		if err != nil {
+			return nil, nil, err
+		}
+		var index v1.Index
+		return index.Manifests, layout(from.Layout), json.Unmarshal(b, &index)
+	}
+	f, err := os.Open(from.Archive)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	r := io.TeeReader(f, sum)
+	cs := s.db.ContentStore()
+	top, err := archive.ImportIndex(ctx, cs, r)
+	if err != nil {
+		return nil, nil, err
+	}
+	if from.SHA256 != "" {
+		if _, err := io.Copy(io.Discard, r); err != nil {
+			return nil, nil, err
+		}
+		if hex.EncodeToString(sum.Sum(nil)) != from.SHA256 {
+			return nil, nil, errors.New("its content is not that of its sha256 any more")
+		}
+	}
+	b, err := content.ReadBlob(ctx, cs, top)
+	if err != nil {
+		return nil, nil, err
+	}
+	var index v1.Index
+	if err := json.Unmarshal(b, &index); err != nil {
+		return nil, nil, err
+	}
+	return index.Manifests, cs, nil
+}
+
+// add brings what an image consists of, for the platform, and names it.
+func (s *store) add(ctx context.Context, name string, d v1.Descriptor, from content.Provider, only platforms.MatchComparer, pin bool) (told, error) {
+	cs := s.db.ContentStore()
+	copyBlob := images.HandlerFunc(func(ctx context.Context, d v1.Descriptor) ([]v1.Descriptor, error) {
+		if from == content.Provider(cs) {
+			return nil, nil
+		}
+		ra, err := from.ReaderAt(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		defer ra.Close()
+		err = content.WriteBlob(ctx, cs, d.Digest.String(), io.NewSectionReader(ra, 0, ra.Size()), d)
+		if errdefs.IsAlreadyExists(err) {
+			err = nil
+		}
+		return nil, err
+	})
+	children := images.SetChildrenLabels(cs, images.FilterPlatforms(images.ChildrenHandler(from), only))
+	if err := images.WalkNotEmpty(ctx, images.Handlers(copyBlob, children), d); err != nil {
+		return told{}, err
+	}
+	// annotations of a source say nothing of the image
+	img := images.Image{Name: name, Target: v1.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}}
+	if pin {
+		img.Labels = map[string]string{pinLabel: "pinned"}
+	}
+	if whole, _, _, missing, err := images.Check(ctx, cs, img.Target, only); err != nil {
+		return told{}, err
+	} else if !whole || len(missing) > 0 {
+		return told{}, fmt.Errorf("it is not whole for the platform, %d parts are missing", len(missing))
+	}
+	_, err := s.images.Create(ctx, img)
+	if errdefs.IsAlreadyExists(err) {
+		_, err = s.images.Update(ctx, img)
+	}
+	if err != nil {
+		return told{}, err
+	}
+	config, err := img.Config(ctx, cs, only)
+	if err != nil {
+		return told{}, err
+	}
+	size, err := img.Size(ctx, cs, only)
+	return told{Digest: d.Digest.String(), Config: config.Digest.String(), Size: size}, err
+}
+
+// A layout is the directory of an OCI image layout.
+type layout string
+
+func (l layout) ReaderAt(_ context.Context, d v1.Descriptor) (content.ReaderAt, error) {
+	if err := d.Digest.Validate(); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(filepath.Join(string(l), v1.ImageBlobsDir, d.Digest.Algorithm().String(), d.Digest.Encoded()))
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return blob{f, st.Size()}, nil
+}
+
+type blob struct {
+	*os.File
+	size int64
+}
+
+func (b blob) Size() int64 { return b.size }
