@@ -46,6 +46,7 @@ def test_an_empty_cache_is_told_at_once(node_image: Play, ansible_env: dict[str,
     tree = f"the tree {tmp_path}/cache/trees/v1.37.2 with the Go modules of Kubernetes v1.37.2"
     for name in (
         "nodeforge-image",
+        "nodeforge-store",
         "the root filesystem of nodes (trixie)",
         "the programs of kube-proxy",
         "the add-ons (etcd, CoreDNS, network, storage)",
