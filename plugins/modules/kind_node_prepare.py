@@ -188,11 +188,18 @@ options:
       - The network of the build container. V(host) lets it reach a registry on this host's loopback address.
     type: str
     default: default
+  kubeadm:
+    description:
+      - A kubeadm that runs on this host, to be asked what images a node of this version needs. By default the one in O(binaries), which can be asked here
+        where it is for this host's platform, and else in the build container, if that can run.
+    type: path
+    version_added: 1.1.0
   start:
     description:
       - Whether the build container has to run. V(false) is enough for M(nodeforge.kind.ctr_image_pull) with an importer and for
         M(nodeforge.kind.docker_commit), quicker, and works for platforms whose programs cannot run on this host.
-      - It is started nevertheless where something has to run in it, which is containerd with O(containerd_config), and a kubeadm that this host cannot run.
+      - It is started nevertheless where something has to run in it, which is containerd with O(containerd_config), and a kubeadm that this host cannot run
+        (see O(kubeadm)).
       - One that was not started is filled only once, so a container that has the name already is replaced, and O(ttl) does not count for it.
         The next run of this module removes it when it is older than ten minutes.
     type: bool
@@ -735,11 +742,10 @@ class NodePreparer:
 
     def _missing(self) -> list[str]:
         """The required images that are not at hand, as far as they can be known without the base."""
-        inputs = self.inputs
-        kubeadm = inputs.binaries.get("kubeadm")
+        inputs, own = self.inputs, self._own_kubeadm()
         images = [*inputs.manifest_images, *inputs.extra_images]
-        if inputs.version and kubeadm and kubeadm.path and os.access(kubeadm.path, os.X_OK):
-            command = ["timeout", "-k", "5", str(KUBEADM_TIMEOUT), os.path.abspath(kubeadm.path), "config", "images", "list"]
+        if inputs.version and own:
+            command = ["timeout", "-k", "5", str(KUBEADM_TIMEOUT), own, "config", "images", "list"]
             rc, out, dummy = self.module.run_command([*command, "--kubernetes-version", inputs.version], expand_user_and_vars=False)
             asked = [inputs.replaced_images.get(line, line) for line in out.split()] if rc == 0 else []
             images += [image for image in asked if "/pause:" not in image]
@@ -1028,7 +1034,12 @@ class NodePreparer:
         return found
 
     def _own_kubeadm(self) -> str | None:
-        """The kubeadm in binaries, if it runs on this very host."""
+        """A kubeadm that runs on this very host: the one that is named for that, or that in binaries."""
+        given: str | None = self.params["kubeadm"]
+        if given:
+            if not os.access(given, os.X_OK) or os.path.isdir(given):
+                raise node.BadInput(f'The kubeadm "{given}" is no program: build it for {self.engine.platform}, or leave it out')
+            return os.path.abspath(given)
         kubeadm = self.inputs.binaries.get("kubeadm")
         native = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}.get(platform.machine()) == self.inputs.platform
         return os.path.abspath(kubeadm.path) if kubeadm and kubeadm.path and native and os.access(kubeadm.path, os.X_OK) else None
@@ -1049,7 +1060,8 @@ class NodePreparer:
         if rc != 0:
             lines = [line.strip() for line in (err or out).splitlines() if line.strip()]
             why = f"no answer in {KUBEADM_TIMEOUT} s" if rc == 124 else lines[0] if lines else f"exit status {rc}"
-            what = f'The binary "{kubeadm.path}"' if kubeadm else f'{node.BINARY_DIRECTORY}/kubeadm of the base image "{inputs.image}"'
+            program = own or (kubeadm and kubeadm.path)
+            what = f'The binary "{program}"' if program else f'{node.BINARY_DIRECTORY}/kubeadm of the base image "{inputs.image}"'
             raise EngineError(f"{what} does not list the images of {version} ({why}): give a kubeadm of that version in binaries")
         lines = [line.strip() for line in out.splitlines() if line.strip()]
         lines = [inputs.replaced_images.get(line, line) for line in lines]
@@ -1133,6 +1145,7 @@ def main() -> None:
             "revision": {"type": "str"},
             "source": {"type": "str"},
             "network_mode": {"type": "str", "default": "default"},
+            "kubeadm": {"type": "path"},
             "start": {"type": "bool", "default": True},
             "ttl": {"type": "int", "default": 7200},
             "owner": {"type": "int"},

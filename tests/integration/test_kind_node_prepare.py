@@ -208,6 +208,18 @@ def test_it_is_started_where_it_has_to_be(run_module, args, client) -> None:
     assert ours(client)[0].status == "running"
 
 
+def test_another_platform_runs_nothing(run_module, args, client) -> None:
+    """A kubeadm of this host is asked in place of the node's, which could not run here."""
+    args["image"] = small_base.load(client, f"{PREFIX}:foreign", small_base.node_base(), FOREIGN)
+    args.update(start=False, platform=f"linux/{FOREIGN}", kubeadm=args["binaries"]["kubeadm"], archives={})
+    result = run_module("kind_node_prepare", args)
+    assert "Created the build container" in result["actions"][0] and result["required_images"][:2] == ["registry.k8s.io/kube-apiserver:v1.37.2", REQUIRED[1]]
+    container = client.containers.get(args["name"])
+    assert container.status == "created"
+    container.remove(force=True)
+    assert 'The kubeadm "/proc" is no program' in run_module("kind_node_prepare", {**args, "kubeadm": "/proc"})["msg"]
+
+
 def test_only_what_differs_is_written(run_module, args, client) -> None:
     first = run_module("kind_node_prepare", args)
     container = client.containers.get(first["container"]["id"])
