@@ -176,19 +176,24 @@ def _argument_patches(arguments: dict[str, dict[str, str]], base: dict[str, t.An
     ]
 
 
-# Where kubeadm's configuration names the version of an image that it asks for.
-_TAGS: dict[str, c.Callable[[str], dict[str, t.Any]]] = {
-    "etcd": lambda tag: {"etcd": {"local": {"imageTag": tag}}},
-    "coredns": lambda tag: {"dns": {"imageTag": tag}},
-}
+# Where kubeadm's configuration names the images that it asks for.
+_IMAGES = {"etcd": ("etcd", "local"), "coredns": ("dns",)}
 
 
 def replaced_patches(replaced: c.Mapping[str, str]) -> list[str]:
     """What kubeadm has to be told where a node image has other versions of images than it asks for."""
     content: dict[str, t.Any] = {}
-    for given in replaced.values():
-        repository, dummy, tag = given.rpartition(":")
-        content.update(_TAGS.get(repository.rpartition("/")[2], lambda dummy: {})(tag))
+    for asked, given in replaced.items():
+        directory, dummy, name = asked.partition("@")[0].rpartition(":")[0].rpartition("/")
+        repository, dummy, tag = given.partition("@")[0].rpartition(":")
+        own = repository.rpartition("/")
+        if name not in _IMAGES or own[2] != name:
+            # kubeadm cannot be told of it
+            continue
+        told = {"imageTag": tag, **({} if own[0] == directory else {"imageRepository": own[0]})}
+        for key in reversed(_IMAGES[name]):
+            told = {key: told}
+        content.update(told)
     # without an apiVersion it is one for each that kind writes
     return [json.dumps({"kind": "ClusterConfiguration", **content}, sort_keys=True)] if content else []
 

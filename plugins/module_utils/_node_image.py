@@ -427,11 +427,11 @@ def differing(files: c.Iterable[File], found: c.Mapping[str, Found]) -> list[Fil
     return changed
 
 
-def tar_stream(files: c.Iterable[File], new_directories: c.Iterable[str]) -> t.Iterator[bytes]:
-    """A tar archive in chunks. Only new directories get an entry: an existing one keeps its owner and mode."""
-    for directory in new_directories:
+def tar_stream(files: c.Iterable[File], new_directories: c.Mapping[str, int]) -> t.Iterator[bytes]:
+    """A tar archive in chunks. Only new directories get an entry, with their mode: an existing one keeps its owner and mode."""
+    for directory, mode in new_directories.items():
         info = tarfile.TarInfo(directory.lstrip("/"))
-        info.type, info.mode = tarfile.DIRTYPE, 0o755
+        info.type, info.mode = tarfile.DIRTYPE, mode
         yield info.tobuf(tarfile.GNU_FORMAT)
     for file in files:
         info = tarfile.TarInfo(file.dest.lstrip("/"))

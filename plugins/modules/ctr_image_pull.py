@@ -42,7 +42,8 @@ attributes:
       - An archive is compared by the digest of its image's configuration, which stands for all of the image's content.
 options:
   container:
-    description: Name or id of the container. It has to run, except with O(importer).
+    description:
+      - Name or id of the container. It has to run, except with O(importer). In check mode that holds only for one without images.
     type: str
     required: true
   images:
@@ -165,7 +166,7 @@ options:
     type: float
     default: 0.5
   transfer_timeout:
-    description: Seconds that one try of one image may take.
+    description: Seconds that one try of one image may take, and those of O(importer) for all of them.
     type: int
     default: 600
   concurrency:
@@ -302,6 +303,7 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import tempfile
 import threading
 import time
 import typing as t
@@ -414,7 +416,8 @@ class ImagePuller:
         self.check: bool = module.check_mode
         self.timeout: int = params["transfer_timeout"]
         self._validate(params)
-        if params["importer"] and not os.access(params["importer"], os.X_OK):
+        # check mode does not need it, and it may be made by the play
+        if params["importer"] and not self.check and not os.access(params["importer"], os.X_OK):
             raise EngineError(f'The importer "{params["importer"]}" is no program: have the role supplies make it, or leave it out')
         self.mirrors = self._mirrors(params["mirrors"])
         given = {registry.registry_name(entry["registry"]): registry.Credentials(entry["username"], entry["password"]) for entry in params["credentials"]}
@@ -559,9 +562,15 @@ class ImagePuller:
 
     @staticmethod
     def _layout(directory: str) -> Cache:
-        if not os.path.isfile(os.path.join(directory, "index.json")):
-            raise EngineError(f'The directory "{directory}" of layouts is no OCI image layout, it has no index.json: correct its path')
-        return Cache(directory, read_only=True)
+        try:
+            with open(os.path.join(directory, "index.json"), encoding="utf-8") as file:
+                if isinstance(json.load(file)["manifests"], list):
+                    return Cache(directory, read_only=True)
+        except OSError as e:
+            raise EngineError(f'The directory "{directory}" of layouts cannot be read as an OCI image layout: {e.strerror}; correct its path') from e
+        except NONSENSE:
+            pass
+        raise EngineError(f'The directory "{directory}" of layouts is no OCI image layout, its index.json lists no manifests: correct its path')
 
     # the run
 
@@ -572,7 +581,10 @@ class ImagePuller:
             sources = self._sources() if root else None
             if root and sources:
                 return self._fill(root, sources)
-            if not self.check:
+            if self.check and root:
+                # it would be started, and is empty
+                self.exists = False
+            elif not self.check:
                 self._start()
         if self.exists:
             self.engine.running(self.container)
@@ -646,7 +658,7 @@ class ImagePuller:
             if ref in brought:
                 continue
             found = self._laid_out(ref)
-            if not found and self.cache:
+            if not found and self.cache and not self._at_hand(ref):
                 content = self.cache.find(ref, self.platform)
                 if content and (self.check or not self.cache.damage(content)):
                     found = self.cache, content
@@ -664,23 +676,30 @@ class ImagePuller:
         self.planned = True
         if self.check:
             return self._result(before, None)
-        directory = os.path.join(self.module.tmpdir, "store")
         wanted = {"platform": self.platform, "pin": self.pin, "sources": sources}
-        told = self._imported(["timeout", "-k", "5", str(self.timeout), self.module.params["importer"], "import", directory], json.dumps(wanted))
-        for ref, image in self.images.items():
-            image.content = Content(told[ref]["digest"], told[ref]["config"], {told[ref]["digest"]: told[ref]["size"]})
-        for archive in self.archives:
-            for ref in archive.configs:
-                if not archive.holds(ref, self.images[ref].content):
-                    raise EngineError(f'The image "{ref}" is in several archives with different content: name one of them')
-        files, new = [], []
-        for parent, __, names in sorted(os.walk(directory)):
-            inside = os.path.normpath(os.path.join(root, os.path.relpath(parent, directory)))
-            new.append(inside)
-            for name in sorted(names):
-                stat = os.stat(os.path.join(parent, name))
-                files.append(File(f"{inside}/{name}", stat.st_mode & 0o777, stat.st_size, "", int(stat.st_mtime), path=os.path.join(parent, name)))
-        self.engine.put_archive(self.container, "/", tar_stream(files, new))
+        with tempfile.TemporaryDirectory(prefix="store-", dir=self.module.tmpdir) as directory:
+            try:
+                told = self._imported(directory, json.dumps(wanted))
+            except EngineError as e:
+                for image in self.images.values():
+                    self._fail(image, e)
+                raise
+            for ref, image in self.images.items():
+                image.content = Content(told[ref]["digest"], told[ref]["config"], {told[ref]["digest"]: told[ref]["size"]})
+            for archive in self.archives:
+                for ref in archive.configs:
+                    if not archive.holds(ref, self.images[ref].content):
+                        raise EngineError(f'The image "{ref}" is in several archives with different content: name one of them')
+            files, folders = [], {}
+            for parent, __, names in sorted(os.walk(directory)):
+                inside = os.path.normpath(os.path.join(root, os.path.relpath(parent, directory)))
+                folders[inside] = os.stat(parent).st_mode & 0o777
+                for name in sorted(names):
+                    stat = os.stat(os.path.join(parent, name))
+                    files.append(File(f"{inside}/{name}", stat.st_mode & 0o777, stat.st_size, "", int(stat.st_mtime), path=os.path.join(parent, name)))
+            if self.engine.stat(self.container, root):
+                del folders[root]
+            self.engine.put_archive(self.container, "/", tar_stream(files, folders))
         for ref, image in self.images.items():
             image.come = True
             after.images[ref] = Record(told[ref]["digest"], self.pin)
@@ -688,7 +707,9 @@ class ImagePuller:
             self.actions.append(f"Imported image {ref} from {where}")
         return self._result(Store(self.platform, {}, set()), after)
 
-    def _imported(self, command: list[str], wanted: str) -> dict[str, dict[str, t.Any]]:
+    def _imported(self, directory: str, wanted: str) -> dict[str, dict[str, t.Any]]:
+        importer: str = self.module.params["importer"]
+        command = ["timeout", "-k", "5", str(self.timeout), importer, "import", directory]
         processes: list[t.Any] = []
         try:
             rc, out, err = self.module.run_command(
@@ -700,9 +721,11 @@ class ImagePuller:
                 process.terminate()
                 process.wait()
             raise
+        if rc in (124, 137, -9):
+            raise EngineError(f"Importing the images took longer than {self.timeout} s: raise transfer_timeout")
         if rc:
-            why = err.strip().splitlines()[-1:] or [f"it took longer than {self.timeout} s" if rc in (124, 137) else f"exit status {rc}"]
-            reason = why[0].partition("nodeforge-store: ")[2] or why[0]
+            why = err.strip().splitlines()[-1:] or [f"exit status {rc}"]
+            reason = why[0].partition("nodeforge-store: ")[2] or f"by {importer} failed: {why[0]}"
             cause = registry.cause_of(reason)
             remedy = cause.remedy if "disk" in cause.text else "build or fetch it again"
             raise EngineError(f"Importing {reason}; {remedy}")

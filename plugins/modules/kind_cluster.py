@@ -222,23 +222,11 @@ class Keeper:
         self.name = kind.check_name(params["name"])
         self.config = kind.check_config(params["config"], self.name)
         self.image: str | None = params["image"]
-        self._tell_replaced()
         self.actions: list[str] = []
         self.process: t.Any = None
         self._program: str | None = None
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", "/"), ".cache")
         self.cache = os.path.join(cache, "nodeforge", "bin")
-
-    def _tell_replaced(self) -> None:
-        """An image that has other versions than kubeadm asks for says so."""
-        replaced: dict[str, str] = {}
-        for reference in {reference for dummy, dummy2, reference in kind.planned(self.config, self.image) if reference}:
-            image = self.engine.image(reference)
-            replaced.update(told_replaced(((image or {}).get("Config") or {}).get("Labels") or {}))
-        patches = kind.replaced_patches(replaced)
-        if patches:
-            # what the user says comes last
-            self.config["kubeadmConfigPatches"] = [*patches, *(self.config.get("kubeadmConfigPatches") or [])]
 
     def run(self) -> dict[str, t.Any]:
         there = kind.containers(self.engine, self.name)
@@ -374,6 +362,16 @@ class Keeper:
                 raise EngineError(f'The cluster "{self.name}" could not be deleted: {self._error(out, err)}')
         self.actions.append(f'Deleted the cluster "{self.name}"')
 
+    def _told(self) -> dict[str, t.Any]:
+        """The configuration, with what kubeadm has to be told of the images of nodes: they say so themselves, so it is no part of what is wanted."""
+        replaced: dict[str, str] = {}
+        for dummy, dummy2, reference in kind.planned(self.config, self.image):
+            image = self.engine.image(reference) if reference else None
+            replaced.update(told_replaced(((image or {}).get("Config") or {}).get("Labels") or {}))
+        patches = kind.replaced_patches(replaced)
+        # what the user says comes last
+        return {**self.config, "kubeadmConfigPatches": [*patches, *(self.config.get("kubeadmConfigPatches") or [])]} if patches else self.config
+
     def _create(self) -> None:
         plan = kind.planned(self.config, self.image)
         began = time.monotonic()
@@ -381,7 +379,7 @@ class Keeper:
             # a file, as kind may end before it has read all of its input; JSON is YAML
             document = os.path.join(self.module.tmpdir, f"{self.name}.yaml")
             with open(document, "w", encoding="utf-8") as file:
-                json.dump(self.config, file)
+                json.dump(self._told(), file)
             command = self._with_kubeconfig("create", "cluster", "--config", document, "--wait", "0s", "--retain")
             if self.image:
                 command += ["--image", self.image]

@@ -200,8 +200,8 @@ options:
         M(nodeforge.kind.docker_commit), quicker, and works for platforms whose programs cannot run on this host.
       - It is started nevertheless where something has to run in it, which is containerd with O(containerd_config), and a kubeadm that this host cannot run
         (see O(kubeadm)).
-      - One that was not started is filled only once, so a container that has the name already is replaced, and O(ttl) does not count for it.
-        The next run of this module removes it when it is older than ten minutes.
+      - One that was not started is filled only once, so a container that has the name already is replaced. It cannot end by itself: after O(ttl)
+        seconds the next run of this module removes it.
     type: bool
     version_added: 1.1.0
     default: true
@@ -212,7 +212,7 @@ options:
   owner:
     description:
       - The id of a process on this host, such as ansible-playbook's own, that the build container must not outlive. It is removed as soon as that
-        process has ended, however it ended.
+        process has ended, however it ended. A container that is adopted has several owners, and ends with the first.
     type: int
     version_added: 1.1.0
 notes:
@@ -413,8 +413,6 @@ NODE_BASE = {
 }
 # Listing images is instantaneous, and under emulation a matter of seconds.
 KUBEADM_TIMEOUT = 120
-# A container that was created but not started for so long has lost its play between two requests.
-ORPHANED = datetime.timedelta(minutes=10)
 # Bits of Go's file mode.
 GO_MODE_DIRECTORY, GO_MODE_SYMLINK = 31, 27
 # How often a container's owner is looked for, in seconds.
@@ -439,7 +437,7 @@ class Inputs:
             raise node.BadInput(f'The node image "{params["node_image"]}" is its own base, on which each run would put one more layer: give it another tag')
         if params["ttl"] < 1:
             raise node.BadInput(f"The ttl {params['ttl']} is too short: give it in seconds, such as 7200")
-        if params["owner"] is not None and not _runs(params["owner"]):
+        if params["owner"] is not None and _begun(params["owner"]) is None:
             raise node.BadInput(f"The owner {params['owner']} is no process of this host: give the id of one that runs here, or leave owner out")
         self.replaced_images = {
             str(node.parse_reference(asked, "image in replaced_images")): str(node.parse_reference(given, "image in replaced_images"))
@@ -707,6 +705,7 @@ class NodePreparer:
         try:
             if there and self._adoptable(name, there, fingerprint):
                 container_id = there["Id"]
+                self._guard(container_id)
                 result.update(self._versioned(self._base_version(container_id)))
                 result["required_images"] = self._required(container_id, self._sandbox(container_id), base, result["version"], running=True)
                 self._fill(container_id, adopted=True)
@@ -878,26 +877,40 @@ class NodePreparer:
                     raise EngineError(f'The name "{name}" has just been taken by another container: choose another name or run again') from e
                 # the engine frees a name a moment after its container has gone
                 time.sleep(0.1)
-        if self.params["owner"] is not None and not self.check:
-            self._guard(self.created, self.params["owner"])
+        self._guard(self.created)
         return self.created
 
-    def _guard(self, container: str, owner: int) -> None:
+    def _guard(self, container: str) -> None:
         """Leaves a process behind that removes the container when its owner has ended: Ansible runs no always section after an interrupt."""
-        starter = fork_process()
-        if starter:
-            os.waitpid(starter, 0)
+        owner: int | None = self.params["owner"]
+        if owner is None or self.check:
             return
+        mine = os.getpid()
+        starter = 0
         try:
-            # the connection is the module's
-            self.engine.api.close()
-            while _runs(owner):
-                time.sleep(GUARD_INTERVAL)
-                if self.engine.container(container) is None:
-                    os._exit(0)
-            self.engine.remove(container)
+            with deferred():
+                starter = fork_process()
+                if starter:
+                    os.waitpid(starter, 0)
+                else:
+                    self._watch(container, owner)
         finally:
-            os._exit(0)
+            if os.getpid() != mine:
+                os._exit(0)
+
+    def _watch(self, container: str, owner: int) -> None:
+        """Runs in a process of its own, to which signals are held back: what ends the owner may be sent to all."""
+        # the connection is the module's
+        self.engine.api.close()
+        began = _begun(owner)
+        while True:
+            time.sleep(GUARD_INTERVAL)
+            # an engine that starts anew answers later
+            with contextlib.suppress(EngineError):
+                if self.engine.container(container) is None:
+                    return
+                if began is None or _begun(owner) != began:
+                    self.engine.remove(container)
 
     def _sweep(self) -> None:
         """Removes what plays left that were killed between two requests; never a container that runs or has just been created."""
@@ -907,7 +920,9 @@ class NodePreparer:
         with self.engine.explained("Asking the engine for its time"):
             now = _time(self.engine.api.info()["SystemTime"])
         for container in stopped:
-            if now - _time(container["Created"]) > ORPHANED:
+            # one that need not run is in use until its play removes it: its time is over when that of one that runs would be
+            ttl = datetime.timedelta(seconds=int(container["Config"]["Cmd"][-1]))
+            if now - _time(container["Created"]) > ttl:
                 self.engine.remove(container["Id"])
 
     def _sandbox(self, container: str) -> str:
@@ -1000,7 +1015,7 @@ class NodePreparer:
             self.after = {"files": {file.dest: file.sha256 for file in changed}}
             self.actions += [f"Wrote {file.dest}" for file in changed]
         if changed and not self.check:
-            missing = [folder for folder in folders if found[folder].kind == "-"]
+            missing = {folder: 0o755 for folder in folders if found[folder].kind == "-"}
             self.engine.put_archive(container, "/", node.tar_stream(changed, missing))
         if self.inputs.containerd_config and not self.check:
             self._check_containerd(container)
@@ -1062,7 +1077,7 @@ class NodePreparer:
             why = f"no answer in {KUBEADM_TIMEOUT} s" if rc == 124 else lines[0] if lines else f"exit status {rc}"
             program = own or (kubeadm and kubeadm.path)
             what = f'The binary "{program}"' if program else f'{node.BINARY_DIRECTORY}/kubeadm of the base image "{inputs.image}"'
-            raise EngineError(f"{what} does not list the images of {version} ({why}): give a kubeadm of that version in binaries")
+            raise EngineError(f"{what} does not list the images of {version} ({why}): give a kubeadm of that version")
         lines = [line.strip() for line in out.splitlines() if line.strip()]
         lines = [inputs.replaced_images.get(line, line) for line in lines]
         for path in inputs.base_manifests:
@@ -1091,12 +1106,28 @@ class NodePreparer:
         return {**{key: "" for key in inherited if key.startswith("org.opencontainers.image.")}, **told}
 
 
-def _runs(process: int) -> bool:
-    with contextlib.suppress(ProcessLookupError, OverflowError):
-        with contextlib.suppress(PermissionError):
-            os.kill(process, 0)
-        return process > 0
-    return False
+def _begun(process: int) -> str | None:
+    """Tells a process from a later one of the same id; None where it has ended."""
+    if process < 1:
+        return None
+    try:
+        with open(f"/proc/{process}/stat", encoding="ascii", errors="replace") as file:
+            state, *fields = file.read().rpartition(")")[2].split()
+        # one that nobody has waited for has ended, too
+        return None if state in "ZX" else fields[18]
+    except ProcessLookupError:
+        return None
+    except OSError:
+        if os.path.exists("/proc/self"):
+            return None
+    # no Linux: as good as it gets
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return None
+    except PermissionError:
+        pass
+    return "runs"
 
 
 def _time(text: str) -> datetime.datetime:

@@ -15,6 +15,7 @@ image has to come from anywhere.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pathlib
@@ -207,8 +208,13 @@ PROGRAM = 'package main\n\nimport "os"\n\nvar version string\n\nfunc main() { os
 
 
 def base_image() -> str:
-    """An image with nothing in it, that builders are started from."""
-    subprocess.run(["docker", "import", "-", BASE], input=b"\0" * 10240, check=True, capture_output=True)
+    """An image that builders are started from, with nothing in it but a place for everybody's files."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        directory = tarfile.TarInfo("tmp")
+        directory.type, directory.mode = tarfile.DIRTYPE, 0o1777
+        archive.addfile(directory)
+    subprocess.run(["docker", "import", "-", BASE], input=buffer.getvalue(), check=True, capture_output=True)
     return BASE
 
 
@@ -306,6 +312,8 @@ def image_facts(archive: str, work: pathlib.Path) -> dict[str, t.Any]:
         manifest = json.load(t.cast(t.Any, outer.extractfile("manifest.json")))[0]
         with tarfile.open(fileobj=outer.extractfile(manifest["Layers"][0])) as layer:
             (name,) = layer.getnames()
-            work.mkdir(parents=True, exist_ok=True)
-            layer.extract(name, work, filter="data")
+            file, member = work / name, layer.getmember(name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(t.cast(t.Any, layer.extractfile(member)).read())
+            file.chmod(member.mode)
     return {"refs": manifest["RepoTags"], "file": str(work / name)}

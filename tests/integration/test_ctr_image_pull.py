@@ -1093,7 +1093,7 @@ def changes(node: Node) -> list[str]:
     return [change["Path"] for change in node.container.diff() or [] if "/containerd/" in change["Path"]]
 
 
-def test_layouts_go_before_registries(pull: t.Any, start: t.Any, base: str, laid_out: str, run_module: t.Any) -> None:
+def test_layouts_go_before_registries(start: t.Any, base: str, laid_out: str, run_module: t.Any, tmp_path: pathlib.Path) -> None:
     node = start(base, network_mode="none")
     args = {"container": node.name, "images": [ETCD, PAUSE], "layouts": [laid_out]}
     assert actions(run_module("ctr_image_pull", args, check=True)) == {ETCD: "imported", PAUSE: "imported"}
@@ -1103,23 +1103,32 @@ def test_layouts_go_before_registries(pull: t.Any, start: t.Any, base: str, laid
     assert not run_module("ctr_image_pull", args)["changed"]
     with node.containerd():
         assert node.images() == {ETCD: True, PAUSE: True}
-    assert "no OCI image layout" in run_module("ctr_image_pull", {**args, "layouts": ["/proc"]})["msg"]
+    assert 'The directory "/proc" of layouts cannot be read' in run_module("ctr_image_pull", {**args, "layouts": ["/proc"]})["msg"]
+    (tmp_path / "index.json").write_text("[]")
+    assert "its index.json lists no manifests" in run_module("ctr_image_pull", {**args, "layouts": [str(tmp_path)]})["msg"]
 
 
 def test_a_container_that_does_not_run_is_filled(
-    run_module: t.Any, pull: t.Any, node: Node, stopped: Node, laid_out: str, archive: t.Any, tmp_path: pathlib.Path, importer: str
+    run_module: t.Any, pull: t.Any, node: Node, stopped: Node, laid_out: str, archive: t.Any, tmp_path: pathlib.Path, importer: str, layout: Layout
 ) -> None:
     """The images are those that containerd itself imports, and the container is not even started."""
     path = archive(f"registry.k8s.io/kube-proxy-{ARCH}:v1.37.2")
     os.rename(laid_out, tmp_path / "cache")
     digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+    # as skopeo writes them
+    other = tmp_path / "oci.tar"
+    other.write_bytes(layout.archive(PAUSE, {"org.opencontainers.image.ref.name": "1"}))
     args: Args = {
         "images": [ETCD, KUBE_PROXY, "example.com/b:1", PAUSE],
-        "archives": [{"path": path, "sha256": digest}, {"path": archive(None, 8, name="b.tar"), "ref": "example.com/b:1"}],
+        "archives": [
+            {"path": path, "sha256": digest},
+            {"path": archive(None, 8, name="b.tar"), "ref": "example.com/b:1"},
+            {"path": str(other), "ref": "example.com/c:1"},
+        ],
         "cache_dir": str(tmp_path / "cache"),
         "importer": importer,
     }
-    come = {ETCD: "cached", KUBE_PROXY: "imported", "example.com/b:1": "imported", PAUSE: "cached"}
+    come = {ETCD: "cached", KUBE_PROXY: "imported", "example.com/b:1": "imported", PAUSE: "cached", "example.com/c:1": "imported"}
     here = {"container": stopped.name, **args}
     predicted = run_module("ctr_image_pull", here, check=True, diff=True)
     assert predicted["changed"] and actions(predicted) == come and changes(stopped) == []
@@ -1185,8 +1194,9 @@ def test_it_is_started_where_something_has_to_be_pulled(
         "importer": importer,
         "mirrors": mirrors(registry),
     }
-    assert actions(run_module("ctr_image_pull", args)) == {PAUSE: "pulled", KUBE_PROXY: "imported"}
-    assert status(stopped) == "running"
+    for check, state in ((True, "created"), (False, "running")):
+        assert actions(run_module("ctr_image_pull", args, check=check)) == {PAUSE: "pulled", KUBE_PROXY: "imported"}
+        assert status(stopped) == state
     assert not run_module("ctr_image_pull", args)["changed"]
 
 
@@ -1197,8 +1207,14 @@ def test_a_container_that_does_not_run_and_bad_input(
     good: Args = {"container": stopped.name, "images": [PAUSE], "archives": [path], "layouts": [laid_out], "importer": importer}
     assert "does not run (created)" in run_module("ctr_image_pull", {**good, "importer": None})["msg"]
     assert 'The importer "/no/such" is no program' in run_module("ctr_image_pull", {**good, "importer": "/no/such"})["msg"]
-    changed = run_module("ctr_image_pull", {**good, "archives": [{"path": path, "sha256": "0" * 64}]})["msg"]
-    assert f'"{path}"' in changed and "its sha256 any more; build or fetch it again" in changed
+    changed = run_module("ctr_image_pull", {**good, "archives": [{"path": path, "sha256": "0" * 64}]})
+    assert f'"{path}"' in changed["msg"] and "its sha256 any more; build or fetch it again" in changed["msg"]
+    assert {image["msg"] for image in changed["images"]} == {changed["msg"]}
+    slow = tmp_path / "slow"
+    slow.write_text("#!/bin/sh\nexec sleep 600\n")
+    slow.chmod(0o755)
+    late = run_module("ctr_image_pull", {**good, "importer": str(slow), "transfer_timeout": 1})
+    assert "took longer than 1 s: raise transfer_timeout" in late["msg"]
     for blob in pathlib.Path(laid_out, "blobs/sha256").iterdir():
         if not blob.read_bytes().startswith(b"{"):
             blob.write_bytes(bytes(blob.stat().st_size))

@@ -53,16 +53,22 @@ def test_check_mode_predicts(run_module: t.Any) -> None:
     assert not absent["changed"] and absent["nodes"] == []
 
 
-def test_kubeadm_is_told_what_the_image_has(run_module: t.Any) -> None:
+def test_kubeadm_is_told_what_the_image_has(run_module: t.Any, tmp_path: pathlib.Path) -> None:
     """Other versions than kubeadm asks for; the user's own patches come last."""
     engine, image = docker.from_env(), f"{NAME}:replaced"
     small_base.load(engine, image, {}, Labels={"io.nodeforge.replaced-images": "registry.k8s.io/etcd:3.7.0-0=registry.k8s.io/etcd:3.6.5-0"})
+    program, document = tmp_path / "kind", tmp_path / "document"
+    program.write_text(f"#!/bin/sh\nwhile [ $1 != --config ]; do shift; done; cp $2 {document}; exit 1\n")
+    program.chmod(0o755)
     try:
         for options in ({"image": image}, {"config": {"nodes": [{"image": image}]}}):
-            mine = {"kubeadmConfigPatches": ["mine"], **options.pop("config", {})}
-            predicted = run_module("kind_cluster", {"name": NAME, "config": mine, **options}, check=True, diff=True)
-            patch, last = predicted["diff"]["after"]["config"]["kubeadmConfigPatches"]
+            config = {"kubeadmConfigPatches": ["mine"], **options.pop("config", {})}
+            run_module("kind_cluster", {"name": NAME, "config": config, "kind": str(program), **options})
+            patch, last = json.loads(document.read_text())["kubeadmConfigPatches"]
             assert json.loads(patch) == {"kind": "ClusterConfiguration", "etcd": {"local": {"imageTag": "3.6.5-0"}}} and last == "mine"
+            # it is no part of what is compared
+            predicted = run_module("kind_cluster", {"name": NAME, "config": config, **options}, check=True, diff=True)
+            assert predicted["diff"]["after"]["config"]["kubeadmConfigPatches"] == ["mine"]
     finally:
         engine.images.remove(image, force=True)
 

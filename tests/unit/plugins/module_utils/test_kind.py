@@ -95,11 +95,11 @@ def test_arguments_for_both_forms_of_kubeadm() -> None:
 
 
 def test_other_versions_than_kubeadm_asks_for() -> None:
-    replaced = {"r.io/etcd:1-0": "r.io/etcd:2-0", "r.io/coredns/coredns:v1": "r.io/coredns/coredns:v2", "r.io/other:1": "r.io/other:2"}
+    replaced = {"r.io/etcd:1-0": "r.io/etcd:2-0@sha256:0", "r.io/coredns/coredns:v1": "mirror.io/dns/coredns:v2", "r.io/other:1": "r.io/other:2"}
     assert [json.loads(patch) for patch in kind.replaced_patches(replaced)] == [
-        {"kind": "ClusterConfiguration", "etcd": {"local": {"imageTag": "2-0"}}, "dns": {"imageTag": "v2"}}
+        {"kind": "ClusterConfiguration", "etcd": {"local": {"imageTag": "2-0"}}, "dns": {"imageTag": "v2", "imageRepository": "mirror.io/dns"}}
     ]
-    assert kind.replaced_patches({}) == [] == kind.replaced_patches({"r.io/other:1": "r.io/other:2"})
+    assert kind.replaced_patches({}) == [] == kind.replaced_patches({"r.io/other:1": "r.io/other:2", "r.io/etcd:1": "r.io/my-etcd:1"})
 
 
 def test_a_configuration_to_begin_with_is_kept() -> None:

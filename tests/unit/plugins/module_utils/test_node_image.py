@@ -261,12 +261,12 @@ def test_tar_stream(tmp_path) -> None:
         node.file_from_content(b"v1.37.2", node.VERSION_FILE, 0o644),
         node.file_from_content(b"", "/" + "long/" * 40 + "empty", 0o600),
     ]
-    chunks = list(node.tar_stream(files, ["/kind"]))
+    chunks = list(node.tar_stream(files, {"/kind": 0o711}))
     assert max(map(len, chunks)) <= node.CHUNK
     with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
         assert [m.name for m in archive] == ["kind", *(file.dest[1:] for file in files)]
         assert {(m.uid, m.gid) for m in archive} == {(0, 0)}
-        assert [m.mode for m in archive] == [0o755, 0o755, 0o644, 0o600]
+        assert [m.mode for m in archive] == [0o711, 0o755, 0o644, 0o600]
         assert archive.extractfile("usr/bin/kubelet").read() == big.read_bytes()
         assert archive.extractfile("kind/version").read() == b"v1.37.2"
 
@@ -277,7 +277,7 @@ def test_shrinking_file(tmp_path) -> None:
     file = node.file_from_path(str(path), "/x", 0o644)
     path.write_bytes(b"123")
     with pytest.raises(node.BadInput, match="became shorter"):
-        b"".join(node.tar_stream([file], []))
+        b"".join(node.tar_stream([file], {}))
 
 
 def test_differing() -> None:

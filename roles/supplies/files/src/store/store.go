@@ -52,6 +52,15 @@ func (s source) String() string {
 	return fmt.Sprintf("the image layout %q", s.Layout)
 }
 
+// key is the annotation that names an image there. What an archive has under
+// the layout's is often no more than a tag.
+func (s source) key() string {
+	if s.Layout != "" {
+		return v1.AnnotationRefName
+	}
+	return images.AnnotationImageName
+}
+
 // An image as it is told: digest and configuration, and the size of all of it.
 type told struct {
 	Digest string `json:"digest"`
@@ -73,7 +82,8 @@ func open(root string) (*store, error) {
 		return nil, err
 	}
 	dir := filepath.Join(root, "io.containerd.metadata.v1.bolt")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	// as containerd makes them
+	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, err
 	}
 	// nobody reads it before it is whole, so it need not be safe at each step
@@ -105,7 +115,7 @@ func (s *store) bring(ctx context.Context, w wanted) (map[string]told, error) {
 			return nil, fmt.Errorf("%s: %w", from, err)
 		}
 		for _, d := range index {
-			name, ok := from.Names[nameOf(d)]
+			name, ok := from.Names[d.Annotations[from.key()]]
 			if !ok {
 				continue
 			}
@@ -124,13 +134,6 @@ func (s *store) bring(ctx context.Context, w wanted) (map[string]told, error) {
 	return come, err
 }
 
-func nameOf(d v1.Descriptor) string {
-	if n := d.Annotations[images.AnnotationImageName]; n != "" {
-		return n
-	}
-	return d.Annotations[v1.AnnotationRefName]
-}
-
 // read lists the images of a source, and whoever has their content.
 func (s *store) read(ctx context.Context, from source) ([]v1.Descriptor, content.Provider, error) {
 	if from.Layout != "" {
@@ -139,7 +142,8 @@ func (s *store) read(ctx context.Context, from source) ([]v1.Descriptor, content
 			return nil, nil, err
 		}
 		var index v1.Index
-		return index.Manifests, layout(from.Layout), json.Unmarshal(b, &index)
+		err = json.Unmarshal(b, &index)
+		return index.Manifests, layout(from.Layout), err
 	}
 	f, err := os.Open(from.Archive)
 	if err != nil {
