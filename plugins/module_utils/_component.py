@@ -230,7 +230,7 @@ controller_well() {
 release() {
   local holder version
   case $held in "$HOSTNAME"_*) ;; *) return ;; esac
-  [ -z "$released" ] && [ ! -e "/proc/$pid_before" ] || return
+  [ -z "$released" ] && { [ -z "$pid_before" ] || [ ! -e "/proc/$pid_before" ]; } || return
   read -r holder version <<<"$(lease)"
   if [ "$holder" = "$held" ]; then
     kube /etc/kubernetes/admin.conf -n kube-system patch lease "$name" --type=merge \

@@ -182,7 +182,7 @@ receive() { # receive FILE SIZE SHA256
   head -c "$2" >"$session/.$1" && [ "$(sum "$session/.$1")" = "$3" ] && chmod 755 "$session/.$1" && mv -f "$session/.$1" "$session/$1"
 }
 forget() {
-  rm -rf "$session" "$home"
+  rm -rf "$session" "$home" "/run/nodeforge-$name.err"
   rmdir "${session%/*}" "$base" 2>/dev/null
 }
 # What ran before runs again. What was replaced is known by what lies there, whatever became of who did it.
@@ -227,6 +227,7 @@ begin_debug() {
   fi
 }
 run_debugged() { # whatever its mode; why tells what went wrong
+  shut_door
   [ "$mapped" = no ] || write_door || return
   case $mode in
     attach)
@@ -279,9 +280,10 @@ case $action in
       version=$(says "$session/$name" | version_in)
       [ -n "$version" ] || refuse "it does not tell its version in the node: $(says "$session/$name" | tail -n 1 | cut -c1-200)"
     fi
-    said=$(timeout -k 1 20 "$session/dlv" version 2>&1 </dev/null) || [ "$mode" = host ] ||
+    said=$(XDG_CONFIG_HOME=$home timeout -k 1 20 "$session/dlv" version 2>&1 </dev/null) || [ "$mode" = host ] ||
       refuse "dlv does not run in the node: $(tail -n 1 <<<"$said" | cut -c1-200)"
     [ ! -e "$abort" ] || refuse "it was interrupted"
+    [ ! -e "$session/pending.json" ] || undo "$seconds" || refuse "what was broken off before cannot be put back: $why"
     begin_debug
     begin forward
     check=debugged_well

@@ -166,7 +166,7 @@ mode:
   type: str
   sample: exec
 pid:
-  description: The id of the component's process, in the node, or on this host with O(host). Empty where it was not looked for.
+  description: The id of the component's process in the node, or, with O(host), that of C(dlv) on this host. Empty in check mode.
   returned: with O(state=present)
   type: str
   sample: "3291"
@@ -278,6 +278,8 @@ class Debugger:
         if not 0 < self.port < 65536 or params["health_timeout"] < 1:
             raise kind.BadInput("The option port must be one of TCP, and health_timeout at least 1")
         if params["state"] == "present":
+            if params["attach"] and params["host"]:
+                raise kind.BadInput("The options attach and host exclude each other: give one of them")
             if self.mode == debug.HOST and self.component not in debug.HOSTED:
                 raise kind.BadInput(f"{self.component} belongs to its node: only {' and '.join(debug.HOSTED)} can run on the host")
             if self.how == component.DAEMON and self.mode != debug.ATTACH:
@@ -436,7 +438,10 @@ class Debugger:
     # present
 
     def _present(self, now: debug.Seen) -> dict[str, t.Any]:
-        wanted, before = self._wanted(now), now.settings
+        before = now.settings
+        if before.get("mode", self.mode) != self.mode:
+            raise kind.BadInput(f'The {self.component} of "{self.node.name}" is debugged in another way ({before["mode"]}): end that first (state=absent)')
+        wanted = self._wanted(now)
         local = self._local_needs(wanted)
         reason = debug.needs(now, wanted) or (local if self.mode == debug.HOST else None)
         what = {
@@ -710,7 +715,6 @@ def main() -> None:
             "directory": {"type": "path"},
         },
         required_if=[("state", "present", ["dlv"])],
-        mutually_exclusive=[("attach", "host")],
         supports_check_mode=True,
     )
     try:
