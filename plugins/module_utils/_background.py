@@ -39,32 +39,45 @@ def _began(pid: int) -> str:
     return "" if fields[0] in ("Z", "X") else fields[19]
 
 
-def recorded(record: str) -> dict[str, t.Any]:
-    """What a record tells of a process that still runs; nothing where it does not."""
+def _boot() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def _known(record: str) -> dict[str, t.Any]:
+    """What a record tells of a process of this boot, whether it runs or not."""
     try:
         with open(record, encoding="utf-8") as file:
             known = json.load(file)
-        return known if known["began"] and _began(known["pid"]) == known["began"] else {}
+        return known if known["began"] and known["pid"] > 1 and known["boot"] == _boot() else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
+def recorded(record: str) -> dict[str, t.Any]:
+    """What a record tells of a process that still runs; nothing where it does not."""
+    known = _known(record)
+    return known if known and _began(known["pid"]) == known["began"] else {}
+
+
 def end(record: str, sent: int = signal.SIGTERM, seconds: float = 10) -> bool:
     """Ends the process of a record, in the end with all that is in its session. False where it does not run."""
-    known = recorded(record)
-    pid = known.get("pid", 0)
-    if known:
+    known = _known(record)
+    runs = bool(recorded(record))
+    if runs:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, sent)
+            os.kill(known["pid"], sent)
         until = time.monotonic() + seconds
         while recorded(record) and time.monotonic() < until:
             time.sleep(0.05)
-        for other in _session(pid):
+    # A debugger that was killed leaves what it debugged. As long as that is in its session, nobody else gets the debugger's id.
+    if known and _began(known["pid"]) in ("", known["began"]):
+        for other in _session(known["pid"]):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(other, signal.SIGKILL)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(record)
-    return bool(known)
+    return runs
 
 
 def _session(pid: int) -> t.Iterator[int]:
@@ -81,9 +94,9 @@ def start(record: str, log: str, about: dict[str, t.Any], run: c.Callable[[], No
     first = os.fork()
     if first == 0:
         try:
-            os.setsid()
             if os.fork():
                 os._exit(0)
+            os.setsid()
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
             os.chdir("/")
@@ -93,7 +106,7 @@ def start(record: str, log: str, about: dict[str, t.Any], run: c.Callable[[], No
                 os.dup2(here, there)
             pid = os.getpid()
             with open(record + ".new", "w", encoding="utf-8") as file:
-                json.dump({"pid": pid, "began": _began(pid), **about}, file)
+                json.dump({"pid": pid, "began": _began(pid), "boot": _boot(), **about}, file)
             os.rename(record + ".new", record)
             os.write(tell, b"%d" % pid)
             kept = sorted(keep)
@@ -130,19 +143,19 @@ def listen(port: int) -> socket.socket | None:
 def forward(listener: socket.socket, connect: c.Callable[[], Engine], container: str, port: int, while_there: str) -> None:
     """Carries each connection into the container, until that is gone, or what lies at ``while_there`` in it is."""
     engine = connect()
-    misses = 0
+    misses, next_look = 0, time.monotonic() + PERIOD
     while misses < 3:
-        readable, dummy, dummy2 = select.select([listener], [], [], PERIOD)
+        readable, dummy, dummy2 = select.select([listener], [], [], max(next_look - time.monotonic(), 0))
         if readable:
             client, dummy3 = listener.accept()
             threading.Thread(target=_carry, args=(client, connect, container, port), daemon=True).start()
-            continue
-        try:
-            there = engine.stat(container, while_there) is not None
-        except EngineError:
-            # an engine that restarts comes back
-            there = False
-        misses = 0 if there else misses + 1
+        if time.monotonic() >= next_look:
+            try:
+                there = engine.stat(container, while_there) is not None
+            except EngineError:
+                # an engine that restarts comes back
+                there = False
+            misses, next_look = 0 if there else misses + 1, time.monotonic() + PERIOD
 
 
 def _carry(client: socket.socket, connect: c.Callable[[], Engine], container: str, port: int) -> None:

@@ -167,7 +167,7 @@ step_aside() {
 }
 # whoever runs the program tells when it is well; where nobody does, it was broken off
 await_host() {
-  local go=/run/nodeforge-go-$1 end=$((SECONDS + $2 + 60))
+  local go=/run/nodeforge-go-$1 end=$((SECONDS + $2 + 10))
   say aside "$name"
   until [ -e "$go" ]; do
     [ ! -e "$abort" ] || { why="it was interrupted"; return 1; }

@@ -456,7 +456,8 @@ class Debugger:
         if wanted["election"] == "on" and self.component in debug.HOSTED:
             self.module.warn(f"{self.component} of several control planes only works while it holds its lease, which may be another node's")
         # what holds the port may be our own of before
-        mine = [self._record(name) for name in ("forwarder", "host") if background.recorded(self._record(name))]
+        records = [self._record(name) for name in ("forwarder", "host")]
+        mine = [record for record in records if background.recorded(record)]
         listener = None
         if not mine and (forward or (self.mode == debug.HOST and reason)):
             listener = self._free()
@@ -464,8 +465,9 @@ class Debugger:
             listener.close()
         if not self.module.check_mode and actions:
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
-            for record in mine:
-                if forward or "host.pid" in record:
+            for record in records:
+                # also what one that was killed has left
+                if forward or self.mode == debug.HOST:
                     background.end(record, signal.SIGINT)
             self._act(now, wanted, bool(reason), forward, listener)
             now = self._look()
