@@ -137,7 +137,7 @@ class Debug(Inner):
 
     published = 0
     dlv: pathlib.Path
-    programs: t.Dict[str, pathlib.Path]
+    programs: dict[str, pathlib.Path]
 
     def debug(self, component: str, **options: t.Any) -> t.Any:
         flags = {key: options.pop(key) for key in ("check", "diff", "popen") if key in options}
@@ -154,9 +154,11 @@ class Debug(Inner):
         rules = "iptables -t nat -S PREROUTING; iptables -t mangle -S PREROUTING"
         places_of_dlv = "ls -A /root /etc/systemd/system /etc/kubernetes; find /run -maxdepth 1 -name 'nodeforge-*'"
         # kubectl's own cache, which any use of it makes, does not count; nor the port of docker's resolver, another one after a restart
-        return self.sh(node, f"{{ sha256sum {places}; stat -c '%a %U %n' {places}; {rules}; {places_of_dlv}; }} 2>/dev/null | grep -v -e '^.kube$' -e '127[.]0[.]0[.]11:'", check=False)
+        other = "-e '^.kube$' -e '127[.]0[.]0[.]11:'"
+        look = f"{{ sha256sum {places}; stat -c '%a %U %n' {places}; {rules}; {places_of_dlv}; }}"
+        return self.sh(node, f"{look} 2>/dev/null | grep -v {other}", check=False)
 
-    def gone(self, before: t.Dict[str, str]) -> None:
+    def gone(self, before: dict[str, str]) -> None:
         """Everything is as it was, in the nodes and here."""
         assert {node: self.picture(node) for node in before} == before
         self.untouched()
@@ -165,7 +167,7 @@ class Debug(Inner):
             with contextlib.suppress(OSError):
                 assert str(self.directory / "debug") not in command.read_text(errors="replace")
 
-    def pictures(self) -> t.Dict[str, str]:
+    def pictures(self) -> dict[str, str]:
         return {node: self.picture(node) for node in (PLANE, WORKER)}
 
     def pid(self, node: str, component: str) -> str:
@@ -190,7 +192,7 @@ class Debug(Inner):
 
 
 @pytest.fixture(scope="module")
-def loop(ansible_env: t.Dict[str, str], run_module: t.Any, tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Debug]:
+def loop(ansible_env: dict[str, str], run_module: t.Any, tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Debug]:
     image = os.environ.get("INNER_IMAGE") or build(ansible_env).summary["image"]
     directory = tmp_path_factory.mktemp("debug")
     loop = Debug(docker.from_env(timeout=300), run_module, image, directory)
@@ -238,7 +240,7 @@ def test_bad_input_touches_nothing(loop: Debug, tmp_path: pathlib.Path) -> None:
         assert failed.failed and "\n" not in failed["msg"], failed
         return failed["msg"]
 
-    def altered(path: pathlib.Path, *pairs: t.Tuple[bytes, bytes]) -> str:
+    def altered(path: pathlib.Path, *pairs: tuple[bytes, bytes]) -> str:
         content = path.read_bytes()
         for old, new in pairs:
             assert old in content
@@ -510,7 +512,7 @@ def test_a_published_port_lets_the_gateway_through_only(loop: Debug) -> None:
 
 
 @pytest.fixture(scope="module")
-def broken(tmp_path_factory: pytest.TempPathFactory) -> t.Dict[str, pathlib.Path]:
+def broken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]:
     """Programs that tell a version and then crash, or hang; with what a debugger needs."""
     made = {}
     for word in ("crash", "hang"):
@@ -524,7 +526,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> t.Dict[str, pathlib.Path
 
 
 @pytest.mark.parametrize("word", ["crash", "hang"])
-def test_what_does_not_become_healthy_is_put_back(loop: Debug, broken: t.Dict[str, pathlib.Path], word: str) -> None:
+def test_what_does_not_become_healthy_is_put_back(loop: Debug, broken: dict[str, pathlib.Path], word: str) -> None:
     before = loop.pictures()
     failed = loop.debug("kubelet", binary=str(broken[word]), port=free_port(), health_timeout=12)
     assert failed.failed and "what ran before runs again" in failed["msg"], failed
@@ -535,7 +537,7 @@ def test_what_does_not_become_healthy_is_put_back(loop: Debug, broken: t.Dict[st
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
-def test_one_that_is_broken_off_is_put_back(loop: Debug, broken: t.Dict[str, pathlib.Path], sent: signal.Signals) -> None:
+def test_one_that_is_broken_off_is_put_back(loop: Debug, broken: dict[str, pathlib.Path], sent: signal.Signals) -> None:
     before = loop.pictures()
     process = loop.debug("kubelet", binary=str(broken["hang"]), port=free_port(), health_timeout=15, popen=True)
     until(lambda: loop.running(WORKER, "kubelet") == [sha256(broken["hang"])])
@@ -597,7 +599,7 @@ LAUNCH = """{
 
 
 @contextlib.contextmanager
-def ssh_host(directory: pathlib.Path) -> t.Iterator[t.Tuple[int, pathlib.Path]]:
+def ssh_host(directory: pathlib.Path) -> t.Iterator[tuple[int, pathlib.Path]]:
     """This machine as a remote host: a daemon of its own, on 127.0.0.1, with its own keys."""
     port = free_port()
     for name in ("host", "user"):
@@ -618,7 +620,7 @@ def ssh_host(directory: pathlib.Path) -> t.Iterator[t.Tuple[int, pathlib.Path]]:
 
 
 @pytest.mark.skipif(not shutil.which("sshd", path="/usr/sbin:/usr/bin") or os.getuid() != 0, reason="needs sshd (apt-get install openssh-server), as root")
-def test_the_playbook_for_a_remote_host(loop: Debug, ansible_env: t.Dict[str, str], tmp_path: pathlib.Path) -> None:
+def test_the_playbook_for_a_remote_host(loop: Debug, ansible_env: dict[str, str], tmp_path: pathlib.Path) -> None:
     """The whole of it as a user does it: compiled, run, forwarded over SSH, editors told; and all of it undone."""
     workspace, here, remote = tmp_path / "work", free_port(), free_port()
     (workspace / ".vscode").mkdir(parents=True)

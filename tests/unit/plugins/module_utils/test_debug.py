@@ -22,7 +22,7 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._kind import BadInp
 ENTRY = {"name": "kubelet of kind-worker", "type": "go", "port": 2345}
 
 
-def elf(sections: t.Dict[str, bytes], machine: int = 62) -> bytes:
+def elf(sections: dict[str, bytes], machine: int = 62) -> bytes:
     """An ELF file with those sections."""
     names = b"\0" + b"".join(name.encode() + b"\0" for name in [*sections, ".shstrtab"])
     content, table = b"", struct.pack("<IIQQQQ", 0, 0, 0, 0, 0, 0) + bytes(24)
@@ -58,7 +58,8 @@ DLV = "path\tgithub.com/go-delve/delve/cmd/dlv\nmod\tgithub.com/go-delve/delve\t
 
 
 def test_what_a_program_holds() -> None:
-    held = program(elf({".debug_info": b"x", ".go.buildinfo": buildinfo("go1.26.8", DLV * 3), ".gopclntab": pclntab("/t/cmd/kubelet/main.go", "/go/src/runtime/proc.go")}))
+    files = pclntab("/t/cmd/kubelet/main.go", "/go/src/runtime/proc.go")
+    held = program(elf({".debug_info": b"x", ".go.buildinfo": buildinfo("go1.26.8", DLV * 3), ".gopclntab": files}))
     assert held.is_elf and held.arch == "amd64" and held.debuggable
     version, notes = held.build()
     assert version == "go1.26.8" and notes["version"] == "v1.26.2" and notes["GOARCH"] == "amd64"
@@ -105,7 +106,7 @@ def test_dlv_that_will_not_do() -> None:
         (["/x/cmd/kubectl/kubectl.go"], None),
     ],
 )
-def test_roots_of_host_container_and_embedded_builds(paths: t.List[str], tree: t.Optional[str]) -> None:
+def test_roots_of_host_container_and_embedded_builds(paths: list[str], tree: str | None) -> None:
     assert debug.roots(paths, "kubelet").get("tree") == tree
 
 
@@ -128,7 +129,7 @@ WANTED = {"mode": "exec", "sha256": "aa", "port": 1}
         ({"settings": {"mode": "host"}}, {"mode": "host"}, None),
     ],
 )
-def test_what_has_to_be_done(now: t.Dict[str, t.Any], wanted: t.Any, reason: t.Optional[str]) -> None:
+def test_what_has_to_be_done(now: dict[str, t.Any], wanted: t.Any, reason: str | None) -> None:
     empty = debug.seen("machine x86_64\n")
     assert debug.needs(empty._replace(**now), wanted) == reason
 
