@@ -247,9 +247,18 @@ class Given(t.NamedTuple):
     """A program on this host."""
 
     path: str
-    sha256: str
     size: int
     program: debug.Program
+
+    def digest(self) -> str:
+        """The checksum of its content."""
+        digest = hashlib.sha256()
+        try:
+            for chunk in read_chunks(self.path):
+                digest.update(chunk)
+        except OSError as e:
+            raise kind.BadInput(f'The program "{self.path}" cannot be read: {e.strerror or e}; correct its permissions or its path') from e
+        return digest.hexdigest()
 
 
 class Failed(Exception):
@@ -337,16 +346,13 @@ class Debugger:
         try:
             if not path or not os.path.isfile(path):
                 raise kind.BadInput(f'There is no file "{path or ""}" on this host: {what}')
-            digest = hashlib.sha256()
-            for chunk in read_chunks(path):
-                digest.update(chunk)
 
             def read(at: int, size: int) -> bytes:
                 with open(path, "rb") as file:
                     file.seek(at)
                     return file.read(size)
 
-            return Given(path, digest.hexdigest(), os.path.getsize(path), debug.Program(f'The program "{path}"', read))
+            return Given(path, os.path.getsize(path), debug.Program(f'The program "{path}"', read))
         except OSError as e:
             raise kind.BadInput(f'The program "{path}" cannot be read: {e.strerror or e}; correct its permissions or its path') from e
 
@@ -367,10 +373,10 @@ class Debugger:
         """What the node notes of it; programs are looked at, too."""
         self.given["dlv"] = self._give("dlv", "compile github.com/go-delve/delve/cmd/dlv and name its path in dlv")
         if self.mode == debug.ATTACH:
-            program, sha256 = self._running(now), now.running[0]
+            program = self._running(now)
         else:
             self.given["program"] = self._give("binary", f"compile {self.component} with DBG=1 and name its path in binary")
-            program, sha256 = self.given["program"].program, self.given["program"].sha256
+            program = self.given["program"].program
         go = debug.check_program(program, now.machine)
         self.result["go_version"] = go
         self.result["dlv_version"] = debug.check_dlv(self.given["dlv"].program, now.machine, go)
@@ -387,8 +393,8 @@ class Debugger:
             "wait": "yes" if self.params["wait_for_client"] else "no",
             "mapped": "yes" if inside else "no",
             "election": "off" if len(planes) == 1 else "on",
-            "sha256": sha256,
-            "dlv": self.given["dlv"].sha256,
+            "sha256": now.running[0] if self.mode == debug.ATTACH else self.given["program"].digest(),
+            "dlv": self.given["dlv"].digest(),
             **({"host": socket.gethostname()} if self.mode == debug.HOST else {}),
         }
 
@@ -531,8 +537,8 @@ class Debugger:
         """Runs the script, which undoes what it did where that does not become healthy; so does it where we go away."""
         files = [self.given[name] if name in self.given and self.mode != debug.HOST else None for name in ("dlv", "program")]
         arguments = [self.mode, str(wanted["port"]), wanted["wait"], wanted["mapped"], wanted["election"], self.seconds, self.token, json.dumps(wanted)]
-        for file in files:
-            arguments += [str(file.size), file.sha256] if file else ["0", wanted["sha256"]]
+        for file, checksum in zip(files, (wanted["dlv"], wanted["sha256"])):
+            arguments += [str(file.size) if file else "0", checksum]
         out = bytearray()
         aside = threading.Event()
 
