@@ -116,6 +116,17 @@ debug_patch() {
     "$name" "$session" "$(options | sed 's/.*/"&",/' | tr '\n' ' ')" "$session" "$name" "$flags" "$elect" "$session" "$session"
 }
 
+# Where somebody changed the manifest meanwhile, only what is ours goes.
+undebug_patch() {
+  local part parts=
+  for part in command livenessProbe readinessProbe startupProbe securityContext; do
+    parts="$parts, \"$part\": $(kubectl patch --local -f "$session/original.yaml" -p '{}' -o "jsonpath={.spec.containers[?(@.name==\"$name\")].$part}" |
+      grep . || echo null)"
+  done
+  printf '{"spec": {"containers": [{"name": "%s"%s, "volumeMounts": [{"$patch": "delete", "mountPath": "%s"}]}],
+    "volumes": [{"$patch": "delete", "name": "nodeforge-debug"}]}}' "$name" "$parts" "$session"
+}
+
 # The door lets the gateway's packets, which is where a published port's come from, to dlv on the loopback; nobody else's.
 write_door() {
   cat >"$session/door" <<'EOF'
@@ -211,7 +222,11 @@ undo() {
     pod)
       [ -e "$session/original.yaml" ] && ! cmp -s "$session/original.yaml" "$manifest" || return 0
       begin
-      cp -p "$session/original.yaml" "$beside" && place
+      if [ -e "$manifest" ] && [ -e "$session/placed" ] && [ "$(sum "$manifest")" != "$(cat "$session/placed")" ]; then
+        edit "$(undebug_patch)"
+      else
+        cp -p "$session/original.yaml" "$beside"
+      fi && place || return
       ;;
   esac
   await "${before%% *}" "${before#* }" "$seconds"
@@ -241,7 +256,7 @@ run_debugged() { # whatever its mode; why tells what went wrong
     exec)
       case $how in
         unit) timeout -k 1 15 systemctl stop "$name" 2>/dev/null; write_dropin && systemctl daemon-reload && restart ;;
-        pod) edit "$(debug_patch)" "$session/original.yaml" && place ;;
+        pod) edit "$(debug_patch)" "$session/original.yaml" && place && sum "$manifest" >"$session/placed" ;;
       esac
       ;;
     host) step_aside ;;

@@ -110,7 +110,7 @@ notes:
   - With one control plane, leader election is off while a component is debugged. With several, it stays on, and the lease is held for a day, so
     that a breakpoint does not lose it; the component waits for it first, like any other.
   - A component that ends by itself is not started again. C(dlv) tells what happened, and its C(restart) starts it.
-  - On this host only the same user's processes may connect, as long as the port is not published by the node.
+  - On this host only processes of the same user, or of root, may connect, unless the port is one that the node publishes.
 seealso:
   - module: nodeforge.kind.kube_make
   - module: nodeforge.kind.kube_component_swap

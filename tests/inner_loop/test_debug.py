@@ -21,6 +21,7 @@ import typing as t
 
 import docker
 import pytest
+import yaml
 from e2e.conftest import ROOT, build
 from inner_loop.test_inner_loop import BROKEN, CLUSTER, PLANE, WORKER, Inner, sha256, until
 
@@ -293,6 +294,13 @@ def test_kubelet_stops_at_a_line_for_an_editor(loop: Debug) -> None:
     # dlv listens on the node's loopback, and on nothing else
     assert "0100007F" in loop.sh(WORKER, f"grep -h :{port:04X} /proc/net/tcp /proc/net/tcp6 | grep ' 0A ' | cut -c7-14", check=False)
 
+    # nobody else on this host comes through
+    request = json.dumps({"method": "RPCServer.GetVersion", "params": [{}], "id": 1})
+    ask = f"exec 3<>/dev/tcp/127.0.0.1/{port}; echo '{request}' >&3; read -rt 5 line <&3; echo \"$line\""
+    for user in {os.getuid(), 65534 if os.getuid() == 0 else os.getuid()}:
+        told = subprocess.run(["bash", "-c", ask], user=user, capture_output=True, text=True, check=False).stdout
+        assert ("DelveVersion" in told) == (user == os.getuid()), told
+
     # a swap of what is debugged is refused, naming the remedy
     binary, dummy = loop.other("kubelet")
     for check in (True, False):
@@ -395,6 +403,19 @@ def test_scheduler_in_its_static_pod(loop: Debug) -> None:
     assert loop.sh(PLANE, "sha256sum /etc/kubernetes/manifests/*") == swapped
     assert loop.running(PLANE, "kube-scheduler") == [sha256(binary)]
     assert not loop.swap("kube-scheduler", binary)["changed"] and loop.swap("kube-scheduler")["changed"]
+    loop.gone(before)
+
+
+def test_a_manifest_that_somebody_changed_meanwhile(loop: Debug) -> None:
+    manifest = "/etc/kubernetes/manifests/kube-scheduler.yaml"
+    before, text = loop.pictures(), loop.sh(PLANE, f"cat {manifest}")
+    assert loop.debug("kube-scheduler", port=free_port(), wait_for_client=True)["changed"]
+    loop.sh(PLANE, f"cp {manifest} /root/m && sed -i 's/^  labels:/  labels:\\n    mine: yes-it-is/' /root/m && mv /root/m {manifest}")
+    assert loop.debug("kube-scheduler", state="absent")["changed"]
+    changed = loop.sh(PLANE, f"cat {manifest}")
+    assert yaml.safe_load(changed.replace("mine: yes-it-is", "")) == yaml.safe_load(text) and "mine: yes-it-is" in changed, changed
+    loop.sh(PLANE, f"grep -v yes-it-is {manifest} >/root/m; chmod 600 /root/m; mv /root/m {manifest}")
+    until(lambda: loop.running(PLANE, "kube-scheduler") == [sha256(loop.program("kube-scheduler"))])
     loop.gone(before)
 
 
