@@ -214,6 +214,8 @@ def loop(ansible_env: dict[str, str], run_module: t.Any, tmp_path_factory: pytes
         cluster = loop.cluster(config=config)
         assert not cluster.failed and cluster["changed"], cluster
         loop.pause = loop.sh(PLANE, "ctr -n k8s.io images ls -q | grep -m 1 /pause:")
+        for node in (PLANE, WORKER):  # the network is as it stays
+            until(lambda node=node: "KUBE-SERVICES" in loop.sh(node, "iptables -t nat -S PREROUTING"))
         yield loop
     finally:
         gone = loop.cluster(state="absent", config=config)
