@@ -5,6 +5,7 @@
 # make variant [BASE=kindest/node:main] [SOURCE=...] [COMPONENTS='kubelet kube-proxy'] [TAG=variant]   replace parts of one
 # make cluster [TAG=main] [NAME=kind]                                      create a cluster of it
 # make swap COMPONENT=kubelet [STATE=original] [NAME=kind] [SOURCE=]       compile a component and run it there
+# make debug COMPONENT=kubelet [STATE=absent] [NAME=kind] [SOURCE=]        compile a component and run it there under delve
 # make test                                                               run every test
 # OPTIONS is handed to ansible-playbook, PYTEST_ARGS to pytest, PYTHON names another Python.
 
@@ -23,7 +24,7 @@ export ANSIBLE_HOME := $(here)/.cache/ansible
 export PIP_NO_INPUT := 1
 
 .NOTPARALLEL:
-.PHONY: help node variant preflight cluster swap host test test-unit test-sanity test-integration test-e2e versions inner-loop molecule lint bench docs changelog clean distclean venv venv-test
+.PHONY: help node variant preflight cluster swap debug host test test-unit test-sanity test-integration test-e2e versions inner-loop molecule lint bench docs changelog clean distclean venv venv-test
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +50,11 @@ cluster: venv ## create a kind cluster of the node image [TAG= NAME= OPTIONS=]
 
 swap: venv ## compile a component and run it in the cluster COMPONENT= [STATE=original NAME= SOURCE= VERSION= OPTIONS=]
 	@tools/play.sh nodeforge.kind.swap_component -e "{component: '$(COMPONENT)'}" $(if $(STATE),-e "{state: '$(STATE)'}") \
+	  $(if $(NAME),-e "{cluster: '$(NAME)'}") $(if $(VERSION),-e "{embedded_tree_version: '$(VERSION)'}") \
+	  $(source) $(OPTIONS)
+
+debug: venv ## compile a component and run it in the cluster under delve COMPONENT= [STATE=absent NAME= SOURCE= VERSION= OPTIONS=]
+	@tools/play.sh nodeforge.kind.debug_component -e "{component: '$(COMPONENT)'}" $(if $(STATE),-e "{state: '$(STATE)'}") \
 	  $(if $(NAME),-e "{cluster: '$(NAME)'}") $(if $(VERSION),-e "{embedded_tree_version: '$(VERSION)'}") \
 	  $(source) $(OPTIONS)
 
@@ -79,7 +85,7 @@ test-e2e: venv-test host ## the node image boots and traffic flows
 versions: venv-test host ## other versions of Kubernetes and the documented patch, compiled and booted [VERSIONS="v1.34.4 …"]; takes an hour
 	$(pytest) tests/versions -s $(PYTEST_ARGS)
 
-inner-loop: venv-test host ## clusters, and components swapped in them, also under faults; takes ten minutes
+inner-loop: venv-test host ## clusters, and components swapped and debugged in them, also under faults; takes a quarter of an hour
 	$(pytest) tests/inner_loop $(PYTEST_ARGS)
 
 bench: venv-test host ## measure, with kind on the same inputs beside

@@ -33,11 +33,13 @@ ORIGINAL = "original"
 # What the machine's word for itself (uname -m) is in an ELF header and in Go.
 MACHINES = {"x86_64": (62, "amd64"), "aarch64": (183, "arm64")}
 
-# Arguments: ACTION COMPONENT HOW, then those of the action. Prints "key value" lines, then the log's tail after "@log".
-SCRIPT = r"""
+# Functions for scripts with the arguments ACTION COMPONENT HOW, then those of the action. They print "key value" lines, then the log's
+# tail after "@log".
+LIBRARY = r"""
 set -u; umask 022; export LC_ALL=C
 action=$1 name=$2 how=$3; shift 3
 base=/kind/nodeforge dir=/kind/nodeforge/$name file=/usr/bin/$name manifest=/etc/kubernetes/manifests/$name.yaml
+session=/kind/nodeforge/debug/$name check=well gone=0
 why= pid= exe= began= log_since= logs_before= held= written=
 
 say() { printf '%s %s\n' "$1" "$2"; }
@@ -96,8 +98,8 @@ give() {
 # Static pods get the program as a mount; its path holds the checksum, so that another program is another pod. kubectl
 # knows the structure of a manifest, whoever wrote it.
 beside=/etc/kubernetes/.nodeforge-$name.yaml
-edit() { # edit PATCH: the manifest, changed, beside its directory
-  kubectl patch --local -f "$manifest" -o yaml -p "$1" >"$beside" 2>"/run/nodeforge-$name.err" ||
+edit() { # edit PATCH [MANIFEST]: the manifest, changed, beside its directory
+  kubectl patch --local -f "${2:-$manifest}" -o yaml -p "$1" >"$beside" 2>"/run/nodeforge-$name.err" ||
     { why="its manifest cannot be changed: $(tail -n 1 "/run/nodeforge-$name.err")"; return 1; }
 }
 mount_at() {
@@ -228,7 +230,7 @@ controller_well() {
 release() {
   local holder version
   case $held in "$HOSTNAME"_*) ;; *) return ;; esac
-  [ -z "$released" ] && [ ! -e "/proc/$pid_before" ] || return
+  [ -z "$released" ] && { [ -z "$pid_before" ] || [ ! -e "/proc/$pid_before" ]; } || return
   read -r holder version <<<"$(lease)"
   if [ "$holder" = "$held" ]; then
     kube /etc/kubernetes/admin.conf -n kube-system patch lease "$name" --type=merge \
@@ -253,6 +255,7 @@ logs() { find /var/log/pods/kube-system_"$name"-*/"$name" -name '*.log' 2>/dev/n
 new_logs() { comm -13 <(printf '%s\n' "$logs_before") <(logs); }
 # where it ends again and again, nothing more is to be waited for
 hopeless() {
+  [ "$gone" -lt 20 ] || { why="it ended"; return 0; } # what runs it stays
   case $how in
     unit) [ "$(systemctl show -p NRestarts --value "$name")" -ge 4 ] && why="it ended again and again" ;;
     pod | daemon) # logs are numbered by the starts of the container, and old ones go
@@ -295,7 +298,7 @@ begin() {
 # await CHECKSUM VERSION SECONDS [forward]
 await() {
   local end=$((SECONDS + $3))
-  until well "$1" "$2"; do
+  until "$check" "$1" "$2"; do
     if [ "${4:-}" = forward ]; then
       [ ! -e "$abort" ] || { why="it was interrupted"; return 1; }
       ! hopeless || return
@@ -380,9 +383,16 @@ recall() {
       ;;
   esac
 }
+"""
+
+SCRIPT = (
+    LIBRARY
+    + r"""
+undebugged() { [ ! -e "$session" ] || refuse "it is being debugged: end that first (kube_component_debug with state=absent)"; }
 
 case $action in
   look)
+    [ ! -e "$session" ] || say debugged yes
     say machine "$(uname -m)"
     say state "$(cat "$dir/state.json" 2>/dev/null)"
     say disk "$(on_disk)"
@@ -423,6 +433,7 @@ case $action in
       refuse "it does not tell its version in the node: $(tail -n 1 <<<"${told:-it says nothing}" | cut -c1-200)"
     say version "$version"
     lock $((2 * $2 + 30))
+    undebugged
     [ ! -e "$abort" ] || refuse "it was interrupted"
     recall
     say previous "$(checksum_of "$previous")"
@@ -438,6 +449,7 @@ case $action in
     abort=/run/nodeforge-abort-$2
     trap 'rm -f "$abort"; rmdir "$base" 2>/dev/null' EXIT
     lock $((2 * $1 + 30))
+    undebugged
     [ ! -e "$abort" ] || refuse "it was interrupted"
     if [ ! -e "$dir/state.json" ] && { [ "$how" != pod ] || [ -z "$(mounted)" ]; }; then say result unchanged; exit; fi
     recall
@@ -450,6 +462,7 @@ case $action in
     ;;
 esac
 """
+)
 
 
 class Seen(t.NamedTuple):
@@ -460,6 +473,7 @@ class Seen(t.NamedTuple):
     disk: str
     running: list[str]
     absent: bool
+    debugged: bool = False
 
     @property
     def current(self) -> str:
@@ -496,7 +510,9 @@ def seen(text: str) -> Seen:
     except ValueError:
         # cut off by a full disk: what is in place cannot be told from it
         state = {"phase": "unknown"}
-    return Seen(values.get("machine", [""])[0], state, values.get("disk", [""])[0], values.get("running", []), "absent" in values)
+    return Seen(
+        values.get("machine", [""])[0], state, values.get("disk", [""])[0], values.get("running", []), "absent" in values, "debugged" in values
+    )
 
 
 def needs(how: str, now: Seen, wanted: str) -> str | None:

@@ -384,6 +384,31 @@ class Engine:
         except Exception as e:  # the reader's end tells the cause: the command ended before its input did
             failure.append(e)
 
+    def tunnel(self, container: str, argv: c.Sequence[str], client: socket.socket) -> None:
+        """Connects a command's standard input and output with a socket, until either of them ends."""
+        with self.explained(f'Running {argv[0]} in the container "{container}"'):
+            exec_id = self.api.exec_create(container, list(argv), stdin=True, stderr=False)["Id"]
+            response = self.api.exec_start(exec_id, socket=True)
+            raw = getattr(response, "_sock", response)
+            raw.settimeout(None)
+
+            def send() -> None:
+                with contextlib.suppress(OSError):
+                    for chunk in iter(lambda: client.recv(65536), b""):
+                        raw.sendall(chunk)
+                with contextlib.suppress(OSError):
+                    raw.shutdown(socket.SHUT_RDWR)
+
+            threading.Thread(target=send, daemon=True).start()
+            try:
+                for dummy, chunk in docker.utils.socket.frames_iter(response, tty=False):
+                    client.sendall(chunk)
+            finally:
+                with contextlib.suppress(OSError):
+                    client.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):
+                    getattr(response, "_response", response).close()
+
     def exec_detached(self, container: str, argv: c.Sequence[str], *, privileged: bool = False) -> None:
         """Starts a command in a container and leaves it running."""
         with self.explained(f'Starting {argv[0]} in the container "{container}"'):

@@ -245,6 +245,10 @@ class Swapper:
         for node, now in before.items():
             if now.absent:
                 raise kind.BadInput(f'The node "{node.name}" has no manifest of {self.component}: it runs in another way there; name other nodes')
+            if now.debugged and component.needs(self.how, now, self.wanted):
+                raise kind.BadInput(
+                    f'The {self.component} of "{node.name}" is being debugged: end that first (kube_component_debug with state=absent)'
+                )
             if self.params["state"] == "present":
                 component.check_program(self.params["binary"], head, self.size, now.machine)
         reasons = {node: component.needs(self.how, now, self.wanted) for node, now in before.items()}
