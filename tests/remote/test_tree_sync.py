@@ -151,6 +151,27 @@ def test_become_bastion_and_two_users_at_once(lab: Lab, play: Player, tree: kube
     assert {again.changed(inventory_name) for inventory_name in hosts} == {0}
 
 
+def test_a_play_brings_the_tree_by_itself(lab: Lab, play: Player, tree: kube_trees.KubeTree) -> None:
+    """kube_source is a path of this machine, unless kube_source_on says that it is one of the host."""
+    host = lab.host("plain", go=True)
+    tree.write("docs/note.md", "not committed\n")
+    arguments = {"target": "plain", "preflight_report_only": True}
+
+    def look(**variables: t.Any) -> t.Any:
+        return play("nodeforge.kind.preflight", {"plain": host.variables()}, **arguments, **variables)
+
+    commit = tree.git("describe", "--tags", "--abbrev=12").rpartition("-g")[2]
+    told = look(kube_source=str(tree.path))
+    assert told.changed("plain") == 1 and "dirty" in told.output and commit in told.output, told.output
+    # the same path on the host, which has nothing there
+    there = look(kube_source=str(tree.path), kube_source_on="host")
+    assert there.changed("plain") == 0 and commit not in there.output
+    # as the host has it already, it need not come
+    name = host.sh("ls -dt /root/.cache/nodeforge/synced/kubernetes-*/tree").split()[0]
+    there = look(kube_source=f"tree:{name}", kube_source_on="host")
+    assert there.changed("plain") == 0 and commit in there.output
+
+
 def test_two_plays_at_once(lab: Lab, play: Player, tree: kube_trees.KubeTree) -> None:
     """They follow each other on the host, and the tree is whole after each."""
     host = lab.host("plain", go=True)
