@@ -137,7 +137,7 @@ class Exporter:
         strange = [layer for layer in wanted if layer not in layers]
         if strange:
             raise EngineError(f'The image "{self.image}" has no layer {strange[0]}: look again which ones are wanted, it may have changed')
-        config = self._config(image["Id"], layers)
+        config = self._config(image["Id"])
         lacking = [layer for layer in wanted if not self._has(layer)]
         changed = config is None or bool(lacking) or bool(self._others([config or "", *wanted]))
         actions = []
@@ -172,7 +172,7 @@ class Exporter:
             return sorted(set(os.listdir(self.blobs)) - {digest.partition(":")[2] for digest in wanted})
         return []
 
-    def _config(self, image: str, layers: list[str]) -> str | None:
+    def _config(self, image: str) -> str | None:
         """The digest of the configuration, where it is there: most engines have it as the image's id, others note it beside."""
         if self._has(image):
             return image

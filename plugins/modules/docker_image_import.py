@@ -108,6 +108,7 @@ diff:
 import contextlib
 import json
 import os
+import re
 import tarfile
 import typing as t
 
@@ -140,6 +141,10 @@ class Importer:
             self.id: str = self.wanted["id"]
         except (KeyError, TypeError) as e:
             raise node.BadInput("The option image has no id and layers: give what docker_image_export returned as image") from e
+        # they become names of files, and another host told them
+        for digest in [self.id, *self.layers, *filter(None, [module.params["config"]])]:
+            if not re.fullmatch(r"sha256:[0-9a-f]{64}", str(digest)):
+                raise node.BadInput(f'"{digest}" is no digest of an image: give what docker_image_export returned')
 
     def run(self) -> dict[str, t.Any]:
         before = self.engine.image(self.name)

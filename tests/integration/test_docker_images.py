@@ -122,6 +122,8 @@ def test_damage_and_sentences(images: docker.DockerClient, run_module: t.Any, tm
     assert "lacks" in run_module("docker_image_import", args)["msg"]
     assert "There is no image" in run_module("docker_image_export", {"image": IMAGE, "path": str(out)})["msg"]
     assert "has no id and layers" in run_module("docker_image_import", {"name": IMAGE, "image": {"id": "x"}})["msg"]
+    for odd in ({**args, "config": "sha256:../../../x"}, {**args, "image": {**args["image"], "layers": ["sha256:../x"]}}):
+        assert "is no digest of an image" in run_module("docker_image_import", odd)["msg"]
     assert "write NAME:TAG" in run_module("docker_image_import", {"name": f"{PREFIX}/x@sha256:{'0' * 64}", "image": written["image"]})["msg"]
     small_base.load(images, BASE, {"base": (b"x", 0o644)})
     odd = run_module("docker_image_export", {"image": BASE, "path": str(out), "layers": ["sha256:00"]})
