@@ -45,6 +45,9 @@ class Player:
         self.directory = directory
         # connections of its own: one that another test left behind would hide what a line does
         self.env = {**env, "ANSIBLE_SSH_CONTROL_PATH_DIR": str(directory / "cp"), "ANSIBLE_PIPELINING": "1"}
+        # what this machine keeps of trees and images under way
+        self.cache = directory / "cache"
+        self.env["XDG_CACHE_HOME"] = str(self.cache)
         self.number = 0
 
     def command(self, tasks: t.Any, hosts: dict[str, dict[str, t.Any]], *options: str, play: dict[str, t.Any] | None = None, **variables: t.Any) -> list[str]:

@@ -62,10 +62,10 @@ def edit(host: lab_module.Host, seed: int, size: int = LAYER, base: str = f"{PRE
     return host.sh(f"docker image inspect --format '{{{{.Id}}}}' {IMAGE}")
 
 
-def left(host: lab_module.Host) -> list[str]:
+def left(host: lab_module.Host, play: Player) -> list[str]:
     """What lies in the caches of transfers on either side."""
-    here = pathlib.Path.home() / ".cache/nodeforge/transfer"
-    return host.sh("ls -A /root/.cache/nodeforge/transfer 2>/dev/null || :").split() + [path.name for path in here.glob(f"{PREFIX}*")]
+    here = play.cache / "nodeforge/transfer"
+    return host.sh("ls -A /root/.cache/nodeforge/transfer 2>/dev/null || :").split() + [path.name for path in here.glob("*")]
 
 
 def test_only_the_changed_layer_moves(lab: Lab, play: Player, host: lab_module.Host, engine: docker.DockerClient) -> None:
@@ -79,10 +79,10 @@ def test_only_the_changed_layer_moves(lab: Lab, play: Player, host: lab_module.H
         first = edit(host, 1)
         predicted = bring("--check")
         assert predicted.changed("engine") == 1 and len(predicted.facts["engine"]["lacking"]) == 2
-        assert engine.images.list(IMAGE) == [] and left(host) == []
+        assert engine.images.list(IMAGE) == [] and left(host, play) == []
         brought = bring()
         assert brought.changed("engine") == 1 and brought.facts["engine"]["id"] == first == engine.images.get(IMAGE).id
-        assert left(host) == []
+        assert left(host, play) == []
         for options in ((), ("--check",)):
             assert bring(*options).changed("engine") == 0
         # another kubelet
@@ -96,7 +96,7 @@ def test_only_the_changed_layer_moves(lab: Lab, play: Player, host: lab_module.H
         assert moved <= 1.1 * LAYER
         with pytest.raises(docker.errors.ImageNotFound):
             engine.images.get(first)
-        assert left(host) == []
+        assert left(host, play) == []
         container = engine.containers.create(IMAGE, ["/bin/true"])
         try:
             stream, stat = container.get_archive("/kubelet")
@@ -128,7 +128,7 @@ def test_a_line_that_breaks(lab: Lab, play: Player, host: lab_module.Host, engin
         play(TRANSPORT, hosts, **arguments)
         assert engine.images.get(IMAGE).id == edited
         assert relay.carried[1] - between < LAYER * 0.75
-        assert left(host) == []
+        assert left(host, play) == []
     finally:
         relay.close()
 
@@ -213,7 +213,7 @@ def test_disks_that_are_full(play: Player, lab: Lab, host: lab_module.Host, engi
         subprocess.run(["umount", str(small)], check=True)
         host.sh("umount /small")
     assert play(TRANSPORT, {"engine": host.variables()}, **arguments).changed("engine") == 1
-    assert left(host) == []
+    assert left(host, play) == []
 
 
 def test_sentences(play: Player, host: lab_module.Host, engine: docker.DockerClient) -> None:
