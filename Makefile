@@ -24,7 +24,7 @@ export ANSIBLE_HOME := $(here)/.cache/ansible
 export PIP_NO_INPUT := 1
 
 .NOTPARALLEL:
-.PHONY: help node variant preflight cluster swap debug host test test-unit test-sanity test-integration test-e2e versions inner-loop molecule lint bench docs changelog clean distclean venv venv-test
+.PHONY: help node variant preflight cluster swap debug host test test-unit test-sanity test-integration test-e2e versions inner-loop remote molecule lint bench docs changelog clean distclean venv venv-test
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' Makefile

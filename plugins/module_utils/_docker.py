@@ -441,7 +441,7 @@ class Engine:
                 stream, _stat = self.api.get_archive(container, path)
             except docker.errors.NotFound:
                 return None
-            with tarfile.open(fileobj=_Reader(stream), mode="r|") as archive:
+            with tarfile.open(fileobj=Reader(stream), mode="r|") as archive:
                 for member in archive:
                     file = archive.extractfile(member)
                     if file is not None:
@@ -456,7 +456,7 @@ class Engine:
                 stream, _stat = self.api.get_archive(container, path)
             except docker.errors.NotFound:
                 return found
-            with tarfile.open(fileobj=_Reader(stream), mode="r|") as archive:
+            with tarfile.open(fileobj=Reader(stream), mode="r|") as archive:
                 for member in archive:
                     file = archive.extractfile(member) if member.isfile() and member.name.count("/") == 1 else None
                     if file is not None:
@@ -473,7 +473,7 @@ def _framed(chunks: c.Iterable[bytes]) -> t.Iterator[bytes]:
     yield b"0\n"
 
 
-class _Reader:
+class Reader:
     """A file object over chunks, for ``tarfile``; holds no more than one chunk beyond what was asked for."""
 
     def __init__(self, chunks: c.Iterable[bytes]) -> None:
