@@ -200,7 +200,7 @@ options:
         M(nodeforge.kind.docker_commit), quicker, and works for platforms whose programs cannot run on this host.
       - It is started nevertheless where something has to run in it, which is containerd with O(containerd_config), and a kubeadm that this host cannot run
         (see O(kubeadm)).
-      - One that was not started is filled only once, so a container that has the name already is replaced. It cannot end by itself: after O(ttl)
+      - One that was not started is filled only once, so a container that has the name already is replaced. It cannot end by itself, so after O(ttl)
         seconds the next run of this module removes it.
     type: bool
     version_added: 1.1.0

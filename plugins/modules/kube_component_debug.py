@@ -314,7 +314,7 @@ class Debugger:
         return self._present(now)
 
     def _base(self) -> str:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", "/"), ".cache")
         return os.path.abspath(self.params["directory"] or os.path.join(cache, "nodeforge", "debug"))
 
     def _choose(self, known: c.Sequence[kind.Node]) -> kind.Node:

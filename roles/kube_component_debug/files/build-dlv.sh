@@ -15,7 +15,7 @@ GOOS=${2%/*} GOARCH=${2#*/}
 # GOBIN forbids programs for another platform; below GOPATH they get a directory of their own
 unset GOBIN
 export GOMODCACHE GOOS GOARCH
-GOENV=off GOPROXY=$(go env GOPROXY) GOSUMDB=$(go env GOSUMDB) GONOSUMDB=$(go env GONOSUMDB) GOFLAGS= \
+GOENV=off GOPROXY=$(go env GOPROXY) GOSUMDB=$(go env GOSUMDB) GONOSUMDB=$(go env GONOSUMDB) GOFLAGS='' \
   GOPATH=$work CGO_ENABLED=0 go install "github.com/go-delve/delve/cmd/dlv@$1"
 find "$work/bin" -name dlv -type f -exec mv {} "$3" \;
 [ -x "$3" ]

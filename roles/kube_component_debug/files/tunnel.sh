@@ -17,7 +17,7 @@ done
 if [ "$local" != 0 ] && [ ! -S "$wanted" ]; then
   echo changed
   [ "$action" = look ] && exit
-  mkdir -p -m 700 "$directory"
+  (umask 077 && mkdir -p "$directory")
   # what stays must not hold Ansible's pipes
   ssh -f -N -M -S "$wanted" -o ControlPersist=no -o ExitOnForwardFailure=yes -o ServerAliveInterval=15 \
     -L "127.0.0.1:$local:127.0.0.1:$remote" "$@" </dev/null >/dev/null 2>"$wanted.err" ||
