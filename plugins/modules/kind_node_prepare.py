@@ -414,7 +414,8 @@ NODE_BASE = {
 # Listing images is instantaneous, and under emulation a matter of seconds.
 KUBEADM_TIMEOUT = 120
 # Bits of Go's file mode.
-GO_MODE_DIRECTORY, GO_MODE_SYMLINK = 31, 27
+GO_MODE_DIRECTORY = 31
+GO_MODE_SYMLINK = 27
 # How often a container's owner is looked for, in seconds.
 GUARD_INTERVAL = 0.5
 
