@@ -111,3 +111,11 @@ def ansible_env() -> dict[str, str]:
         "ANSIBLE_INVENTORY_UNPARSED_WARNING": "0",
         "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
+
+
+@pytest.fixture(scope="session")
+def interpreter(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """This Python as an option of ansible-playbook, by a path without blanks: with one Ansible starts no jobs (see kube_make)."""
+    link = tmp_path_factory.mktemp("interpreter") / "venv"
+    link.symlink_to(sys.prefix)
+    return f"ansible_python_interpreter={link}/bin/python"

@@ -303,6 +303,7 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import re
 import tempfile
 import threading
 import time
@@ -419,13 +420,14 @@ class ImagePuller:
         # check mode does not need it, and it may be made by the play
         if params["importer"] and not self.check and not os.access(params["importer"], os.X_OK):
             raise EngineError(f'The importer "{params["importer"]}" is no program: have the role supplies make it, or leave it out')
+        # such a URL is refused, but the options are part of the result
+        module.no_log_values.update(filter(None, map(_password, re.findall(r"\w+://[^\s\"',]+", json.dumps(params["mirrors"])))))
         self.mirrors = self._mirrors(params["mirrors"])
         given = {registry.registry_name(entry["registry"]): registry.Credentials(entry["username"], entry["password"]) for entry in params["credentials"]}
         self.logins = registry.Logins(given, params["docker_config"], self._ask_helper, module.warn)
         self.proxies = {name: os.environ[name] for name in PROXIES if os.environ.get(name)}
         # a proxy's URL may hold a password
-        module.no_log_values.update(value.partition("://")[2].rpartition("@")[0].partition(":")[2] for value in self.proxies.values())
-        module.no_log_values.discard("")
+        module.no_log_values.update(filter(None, map(_password, self.proxies.values())))
         self.offline: bool = params["offline"]
         self.authorities = self._authorities(params["ca_files"])
         self.hosts_files = self._hosts_dir(params["hosts_dir"])
@@ -1106,6 +1108,10 @@ class ImagePuller:
             elif self.pin:
                 shown[image.ref]["pinned"] = True
         return dict(sorted(shown.items()))
+
+
+def _password(url: str) -> str:
+    return url.partition("://")[2].rpartition("@")[0].partition(":")[2]
 
 
 def _compressed(path: str) -> bool:

@@ -765,12 +765,13 @@ def test_what_a_server_says_is_remembered_where_nothing_changes(ansible_env, run
     assert server.requests == []
 
 
-def test_progress_is_seen(ansible_env, args, server, tmp_path) -> None:
+def test_progress_is_seen(ansible_env, args, server, tmp_path, interpreter) -> None:
     server.faults = [Fault("slow", after=1_200_000, seconds=5.5)]
     (tmp_path / "play.yml").write_text(
         "- hosts: localhost\n  gather_facts: false\n  tasks:\n    - nodeforge.kind.kube_artifacts: " + json.dumps({**args, "timeout": 30, "progress": "lines"})
     )
-    run = subprocess.run(["ansible-playbook", "play.yml"], env=ansible_env, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    command = ["ansible-playbook", "-e", interpreter, "play.yml"]
+    run = subprocess.run(command, env=ansible_env, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert f"[localhost] downloading {server.url}{PATH}" in run.stderr
     assert f"[localhost] {NAME}: " in run.stderr and " of 3 MB (" in run.stderr

@@ -684,7 +684,7 @@ def play(tree: Tree, options: str = "", keywords: str = "") -> str:
 
 
 @pytest.fixture
-def playbook(tree: Tree, ansible_env: dict[str, str]) -> t.Callable[..., t.Any]:
+def playbook(tree: Tree, ansible_env: dict[str, str], interpreter: str) -> t.Callable[..., t.Any]:
     path = tree.path.parent / "play.yml"
     command = [
         "ansible-playbook",
@@ -693,7 +693,7 @@ def playbook(tree: Tree, ansible_env: dict[str, str]) -> t.Callable[..., t.Any]:
         "-c",
         "local",
         "-e",
-        f"ansible_python_interpreter={sys.executable}",
+        interpreter,
         str(path),
     ]
 

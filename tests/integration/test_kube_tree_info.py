@@ -9,7 +9,6 @@ import pathlib
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import typing as t
 
@@ -162,8 +161,8 @@ def test_registries(info: t.Any) -> None:
         assert "not asked" in offline["by"]["registries"]["value"] and not [name for name in offline["by"] if name.startswith("registry ")]
 
 
-def test_role(ansible_env: dict[str, str], tmp_path: pathlib.Path) -> None:
-    base = ["ansible-playbook", "-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"]
+def test_role(ansible_env: dict[str, str], tmp_path: pathlib.Path, interpreter: str) -> None:
+    base = ["ansible-playbook", "-i", "localhost,", "-c", "local", "-e", interpreter]
 
     def play(*options: str, **variables: t.Any) -> subprocess.CompletedProcess[str]:
         command = [*base, *options, "-e", json.dumps({"nodeforge_cache": str(tmp_path / "cache"), **variables}), "nodeforge.kind.preflight"]
@@ -184,11 +183,11 @@ def test_role(ansible_env: dict[str, str], tmp_path: pathlib.Path) -> None:
     assert new.returncode == 0 and "is no Kubernetes tree" in new.stdout
 
 
-def test_build_node_stops_before_the_compile(ansible_env: dict[str, str], tmp_path: pathlib.Path) -> None:
+def test_build_node_stops_before_the_compile(ansible_env: dict[str, str], tmp_path: pathlib.Path, interpreter: str) -> None:
     """A checkout is looked at before anything is made of it."""
     tree = KubeTree(tmp_path / "kubernetes", "mount")
     tree.git("tag", "--delete", "v1.30.0")
-    command = ["ansible-playbook", "-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"]
+    command = ["ansible-playbook", "-i", "localhost,", "-c", "local", "-e", interpreter]
     # from an inventory: the play's own variables do not hide it
     (tmp_path / "hosts").write_text(f"localhost kube_source={tree.path}\n")
     command[2] = str(tmp_path / "hosts")
