@@ -391,7 +391,7 @@ def test_static_pods_swapped_and_back(inner: Inner, component: str) -> None:
     assert inner.swap(component)["changed"] and not inner.swap(component)["changed"]
     assert inner.running(PLANE, component) == [own]
     text = inner.sh(PLANE, f"cat {manifest}")
-    assert "mine: yes-it-is" in text and "nodeforge" not in text
+    assert "mine: yes-it-is" in text and "/kind/nodeforge" not in text and "name: nodeforge\n" not in text
     # and without that, it is the very same file
     inner.sh(PLANE, f"grep -v yes-it-is {manifest} >/root/m; mv /root/m {manifest}; chmod 600 {manifest}")
     until(lambda: inner.running(PLANE, component) == [own])
