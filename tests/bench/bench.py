@@ -284,9 +284,18 @@ def inner_loop(runs: int) -> None:
             return time.monotonic() - began
 
         def create(image: str, name: str) -> None:
-            run(CACHE / "bin/kind", "create", "cluster", "--image", image, "--name", name, "--config", config, "--kubeconfig", kubeconfig)
-            wait = ("kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf", "wait", "--for=condition=Ready", "node", "--all", "--timeout=3m")
-            run("docker", "exec", f"{name}-control-plane", *wait)
+            document = json.loads(config.read_text())
+            kubectl = ("docker", "exec", "-i", f"{name}-control-plane", "kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf")
+            if image == PEER:
+                # kind's manifest is for the program that kind has by that name
+                document["networking"] = {"disableDefaultCNI": True}
+            run(
+                *(CACHE / "bin/kind", "create", "cluster", "--image", image, "--name", name, "--config", "-", "--kubeconfig", kubeconfig),
+                input=json.dumps(document),
+            )
+            if image == PEER:
+                run(*kubectl, "apply", "-f", "-", input=cni)
+            run(*kubectl, "wait", "--for=condition=Ready", "node", "--all", "--timeout=3m")
 
         def delete(name: str) -> None:
             run(CACHE / "bin/kind", "delete", "cluster", "--name", name, "--kubeconfig", kubeconfig)
@@ -298,6 +307,9 @@ def inner_loop(runs: int) -> None:
         play(*mine)
         peer = Peer(directory, tree, compiles=True)
         peer.build()
+        names = {part: name for name, part in KIND_ADDONS.items()}
+        cni = re.sub(r"docker.io/nodeforge/netd:\S+", names["netd"], (supplies()[1].parent / "default-cni.yaml").read_text())
+        cni = cni.replace("{{ .PodSubnet }}", "10.244.0.0/16")
         try:
             booted = []
             for image, name in ((OURS, "nodeforge-bench"), (PEER, "nodeforge-bench-kind")):

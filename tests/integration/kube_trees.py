@@ -207,14 +207,19 @@ kube::build::verify_prereqs
 PROGRAM = 'package main\n\nimport "os"\n\nvar version string\n\nfunc main() { os.Stdout.WriteString("%s " + version + "\\n") }\n'
 
 
-def base_image() -> str:
-    """An image that builders are started from, with nothing in it but a place for everybody's files."""
+def empty_root() -> bytes:
+    """A root file system with nothing in it but a place for everybody's files."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         directory = tarfile.TarInfo("tmp")
         directory.type, directory.mode = tarfile.DIRTYPE, 0o1777
         archive.addfile(directory)
-    subprocess.run(["docker", "import", "-", BASE], input=buffer.getvalue(), check=True, capture_output=True)
+    return buffer.getvalue()
+
+
+def base_image() -> str:
+    """An image that builders are started from."""
+    subprocess.run(["docker", "import", "-", BASE], input=empty_root(), check=True, capture_output=True)
     return BASE
 
 

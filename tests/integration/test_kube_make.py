@@ -17,6 +17,7 @@ import tempfile
 import time
 import typing as t
 
+import kube_trees
 import pytest
 
 COLLECTIONS = pathlib.Path(__file__).resolve().parents[2] / ".collections"
@@ -380,9 +381,9 @@ def test_make_above_does_not_interfere(tree: Tree, run_module: t.Any) -> None:
 
 @pytest.fixture(scope="module")
 def builder_image() -> t.Iterator[str]:
-    """An image that sees the host's own tools: nothing is pulled, nothing but an empty file system is stored."""
+    """An image that sees the host's own tools: nothing is pulled, nothing but an empty directory is stored."""
     name = f"nodeforge-test-builder:{os.getpid()}"
-    subprocess.run(["docker", "import", "-", name], input=b"\0" * 10240, check=True, capture_output=True)
+    subprocess.run(["docker", "import", "-", name], input=kube_trees.empty_root(), check=True, capture_output=True)
     yield name
     subprocess.run(["docker", "image", "rm", "--force", name], check=True, capture_output=True)
 
@@ -837,7 +838,9 @@ def ssh(tmp_path: pathlib.Path) -> t.Iterator[list[str]]:
     inventory = tmp_path / "hosts"
     inventory.write_text(
         f"localhost ansible_connection=ssh ansible_host=127.0.0.1 ansible_port={port} "
-        f"ansible_ssh_private_key_file={tmp_path}/key ansible_ssh_common_args='{options}'\n"
+        f"ansible_ssh_private_key_file={tmp_path}/key ansible_ssh_common_args='{options}' "
+        # an sshd of an ordinary user cannot hand out terminals
+        f"ansible_ssh_use_tty={'no'}\n"
     )
     yield ["-i", str(inventory), "-c", "ssh"]
     process.terminate()
