@@ -308,7 +308,7 @@ def inner_loop(runs: int) -> None:
         peer = Peer(directory, tree, compiles=True)
         peer.build()
         names = {part: name for name, part in KIND_ADDONS.items()}
-        cni = re.sub(r"docker.io/nodeforge/netd:\S+", names["netd"], (supplies()[1].parent / "default-cni.yaml").read_text())
+        cni = re.sub(r"docker.io/nodeforge/netd:[\w.-]+", names["netd"], (supplies()[1].parent / "default-cni.yaml").read_text())
         cni = cni.replace("{{ .PodSubnet }}", "10.244.0.0/16")
         try:
             booted = []
