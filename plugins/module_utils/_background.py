@@ -29,14 +29,36 @@ CARRIER = 'exec 3<>"/dev/tcp/127.0.0.1/$1" || exit; cat <&0 >&3 & cat <&3 & wait
 PERIOD = 5
 
 
-def _began(pid: int) -> str:
+def began(pid: int) -> str:
     """The moment at which a process began, in the kernel's ticks; empty where there is none, or it has ended."""
+    if pid < 1:
+        return ""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
-    except OSError:
+        # one that nobody has waited for has ended, too
+        return "" if fields[0] in ("Z", "X") else fields[19]
+    except ProcessLookupError:
         return ""
-    return "" if fields[0] in ("Z", "X") else fields[19]
+    except OSError:
+        if os.path.exists("/proc/self"):
+            return ""
+    # no Linux: as good as it gets
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return ""
+    except PermissionError:
+        pass
+    return "runs"
+
+
+def owner_began(pid: int | None) -> str:
+    """The moment at which the owner of a build began; empty where none is named. Raises :class:`EngineError` for one that does not run."""
+    moment = "" if pid is None else began(pid)
+    if pid is not None and not moment:
+        raise EngineError(f"The owner {pid} is no process of this host: give the id of one that runs here, or leave owner out")
+    return moment
 
 
 def _boot() -> str:
@@ -57,7 +79,7 @@ def _known(record: str) -> dict[str, t.Any]:
 def recorded(record: str) -> dict[str, t.Any]:
     """What a record tells of a process that still runs; nothing where it does not."""
     known = _known(record)
-    return known if known and _began(known["pid"]) == known["began"] else {}
+    return known if known and began(known["pid"]) == known["began"] else {}
 
 
 def end(record: str, sent: int = signal.SIGTERM, seconds: float = 10) -> bool:
@@ -71,7 +93,7 @@ def end(record: str, sent: int = signal.SIGTERM, seconds: float = 10) -> bool:
         while recorded(record) and time.monotonic() < until:
             time.sleep(0.05)
     # A debugger that was killed leaves what it debugged. As long as that is in its session, nobody else gets the debugger's id.
-    if known and _began(known["pid"]) in ("", known["began"]):
+    if known and began(known["pid"]) in ("", known["began"]):
         for other in _session(known["pid"]):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(other, signal.SIGKILL)
@@ -106,7 +128,7 @@ def start(record: str, log: str, about: dict[str, t.Any], run: c.Callable[[], No
                 os.dup2(here, there)
             pid = os.getpid()
             with open(record + ".new", "w", encoding="utf-8") as file:
-                json.dump({"pid": pid, "began": _began(pid), "boot": _boot(), **about}, file)
+                json.dump({"pid": pid, "began": began(pid), "boot": _boot(), **about}, file)
             os.rename(record + ".new", record)
             os.write(tell, b"%d" % pid)
             kept = sorted(keep)

@@ -85,6 +85,12 @@ options:
       - By default it stays, without a name, as with C(docker commit).
     type: bool
     default: false
+  owner:
+    description:
+      - The id of a process on this host, such as ansible-playbook's own, for which the image is made. Where it has ended by the time the image is there,
+        however it ended, the image goes and no tag is changed.
+    type: int
+    version_added: 1.1.0
 seealso:
   - module: nodeforge.kind.kind_node_prepare
   - module: nodeforge.kind.ctr_image_pull
@@ -172,6 +178,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nodeforge.kind.plugins.module_utils import _node_image as node
+from ansible_collections.nodeforge.kind.plugins.module_utils._background import began, owner_began
 from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
     DOCKER_ARGS,
     Engine,
@@ -228,6 +235,7 @@ class Committer:
             raise node.BadInput(f'The image "{text}" names a digest, which only exists afterwards: write NAME:TAG')
         self.changes = check_changes(params["changes"])
         self.labels = {key: label_text(key, value) for key, value in params["labels"].items()}
+        self.owner_began = owner_began(params["owner"])
         # what was asked of the commit itself; when it was asked makes no difference
         self.options = node.fingerprint(
             [self.changes, {**self.labels, CREATED_LABEL: ""}, params["author"] or "", params["comment"] or ""],
@@ -313,6 +321,9 @@ class Committer:
                     pause=self.params["pause"],
                     changes="\n".join(changes),
                 )
+            # Ansible's worker, and so this module, may outlive an ansible-playbook that was killed
+            if self.owner_began and began(self.params["owner"]) != self.owner_began:
+                raise EngineError(f"The owner {self.params['owner']} has ended: no tag was changed")
             # a signal between the tag and the note of it would remove the image with its new tag
             with deferred(), self.engine.explained(f'Tagging the new image as "{image.familiar}:{image.tag}"'):
                 self.engine.api.tag(made, image.familiar, image.tag)
@@ -360,6 +371,7 @@ def main() -> None:
             "comment": {"type": "str"},
             "pause": {"type": "bool", "default": True},
             "prune_previous": {"type": "bool", "default": False},
+            "owner": {"type": "int"},
         },
         mutually_exclusive=[("name", "repository"), ("name", "tag")],
         required_one_of=[("name", "repository")],

@@ -395,6 +395,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.validation import check_type_path
 from ansible.module_utils.service import fork_process
 from ansible_collections.nodeforge.kind.plugins.module_utils import _node_image as node
+from ansible_collections.nodeforge.kind.plugins.module_utils._background import began, owner_began
 from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
     DOCKER_ARGS,
     Engine,
@@ -438,8 +439,7 @@ class Inputs:
             raise node.BadInput(f'The node image "{params["node_image"]}" is its own base, on which each run would put one more layer: give it another tag')
         if params["ttl"] < 1:
             raise node.BadInput(f"The ttl {params['ttl']} is too short: give it in seconds, such as 7200")
-        if params["owner"] is not None and _begun(params["owner"]) is None:
-            raise node.BadInput(f"The owner {params['owner']} is no process of this host: give the id of one that runs here, or leave owner out")
+        owner_began(params["owner"])
         self.replaced_images = {
             str(node.parse_reference(asked, "image in replaced_images")): str(node.parse_reference(given, "image in replaced_images"))
             for asked, given in params["replaced_images"].items()
@@ -903,14 +903,14 @@ class NodePreparer:
         """Runs in a process of its own, to which signals are held back: what ends the owner may be sent to all."""
         # the connection is the module's
         self.engine.api.close()
-        began = _begun(owner)
+        moment = began(owner)
         while True:
             time.sleep(GUARD_INTERVAL)
             # an engine that starts anew answers later
             with contextlib.suppress(EngineError):
                 if self.engine.container(container) is None:
                     return
-                if began is None or _begun(owner) != began:
+                if not moment or began(owner) != moment:
                     self.engine.remove(container)
 
     def _sweep(self) -> None:
@@ -1105,30 +1105,6 @@ class NodePreparer:
         )
         # what the base tells about itself is not true of the node
         return {**{key: "" for key in inherited if key.startswith("org.opencontainers.image.")}, **told}
-
-
-def _begun(process: int) -> str | None:
-    """Tells a process from a later one of the same id; None where it has ended."""
-    if process < 1:
-        return None
-    try:
-        with open(f"/proc/{process}/stat", encoding="ascii", errors="replace") as file:
-            state, *fields = file.read().rpartition(")")[2].split()
-        # one that nobody has waited for has ended, too
-        return None if state in "ZX" else fields[18]
-    except ProcessLookupError:
-        return None
-    except OSError:
-        if os.path.exists("/proc/self"):
-            return None
-    # no Linux: as good as it gets
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return None
-    except PermissionError:
-        pass
-    return "runs"
 
 
 def _time(text: str) -> datetime.datetime:

@@ -232,6 +232,25 @@ def test_interrupt(run_module, args, client, container, number: signal.Signals) 
     assert run_module("docker_commit", args)["changed"]
 
 
+def test_owner(run_module, args, client, container) -> None:
+    """Ansible's worker goes on when ansible-playbook itself is killed: what nobody waits for replaces nothing."""
+    with subprocess.Popen(["sleep", "600"]) as owner:
+        args["owner"] = owner.pid
+        first = run_module("docker_commit", args)["image"]["id"]
+        before = dangling(client)
+        assert container.exec_run(["sh", "-c", "head -c 300000000 /dev/zero >/big"]).exit_code == 0
+        process = run_module("docker_commit", args, popen=True)
+        deadline = time.monotonic() + 60
+        while not paused(client, container) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        owner.kill()
+        result = json.loads(process.stdout.read())
+        assert process.wait() != 0
+    assert result["msg"] == f"The owner {owner.pid} has ended: no tag was changed"
+    assert client.images.get(args["name"]).id == first
+    assert dangling(client) == before
+
+
 def paused(client: docker.DockerClient, container: t.Any) -> bool:
     return t.cast(bool, client.api.inspect_container(container.id)["State"]["Paused"])
 
@@ -269,6 +288,7 @@ BAD: list[tuple[dict[str, t.Any], str]] = [
     ({"labels": {"a b": "x"}}, 'The label "a b" is not'),
     ({"labels": {"a": ["x"]}}, 'The value of the label "a" is not one line'),
     ({"labels": {"a": "x\ny"}}, 'The value of the label "a" is not one line'),
+    ({"owner": 0}, "The owner 0 is no process of this host"),
     ({"docker_host": "unix:///nodeforge/none.sock"}, "The container engine at unix:///nodeforge/none.sock cannot be reached"),
 ]
 

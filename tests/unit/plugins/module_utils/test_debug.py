@@ -221,10 +221,10 @@ def test_a_process_is_found_again_and_ended_with_its_children(tmp_path: pathlib.
     assert pathlib.Path(f"/proc/{child}").exists()
     assert not background.end(record) and not os.path.exists(record)
     for dummy in range(100):
-        if not background._began(child):
+        if not background.began(child):
             break
         time.sleep(0.05)
-    assert not background._began(child)
+    assert not background.began(child)
 
 
 def test_another_process_with_that_id_is_left_alone(tmp_path: pathlib.Path) -> None:
@@ -234,7 +234,7 @@ def test_another_process_with_that_id_is_left_alone(tmp_path: pathlib.Path) -> N
         known = {"pid": other.pid, "began": "1", "boot": background._boot()}
         record.write_text(json.dumps(known))
         assert not background.recorded(str(record)) and not background.end(str(record)) and other.poll() is None
-        record.write_text(json.dumps({**known, "began": background._began(other.pid), "boot": "another"}))
+        record.write_text(json.dumps({**known, "began": background.began(other.pid), "boot": "another"}))
         assert not background.recorded(str(record)) and not background.end(str(record)) and other.poll() is None
     finally:
         other.kill()
