@@ -251,6 +251,26 @@ def test_owner(run_module, args, client, container) -> None:
     assert dangling(client) == before
 
 
+def test_remove(run_module, args, client, tmp_path) -> None:
+    """With the image, and also where that is there already; a container that is not committed stays."""
+    args = {**args, "container": f"{PREFIX}-{tmp_path.name}-removed", "remove": True}
+    client.containers.run(BASE, ["sleep", "600"], name=args["container"], detach=True, network_mode="none")
+    assert run_module("docker_commit", {**args, "changes": ["EXPOSE nothing"]}).failed
+    predicted = run_module("docker_commit", args, check=True)
+    assert client.containers.get(args["container"]).status == "running"
+    made = run_module("docker_commit", args)
+    assert made["actions"] == predicted["actions"] and made["actions"][1:] == [f'Removed the container "{args["container"]}"']
+    with pytest.raises(docker.errors.NotFound):
+        client.containers.get(args["container"])
+    # with a fingerprint, no container is needed
+    known = {**args, "fingerprint": made["fingerprint"]}
+    assert not run_module("docker_commit", known)["changed"]
+    client.containers.create(BASE, ["true"], name=args["container"])
+    again = run_module("docker_commit", known)
+    assert again["actions"] == [f'Removed the container "{args["container"]}"'] and again["image"]["id"] == made["image"]["id"]
+    assert not client.containers.list(all=True, filters={"name": args["container"]})
+
+
 def paused(client: docker.DockerClient, container: t.Any) -> bool:
     return t.cast(bool, client.api.inspect_container(container.id)["State"]["Paused"])
 
