@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The figures: this collection and kind, on the same inputs, in turns, in one run.
 
-What is compared is the assembly, from compiled Kubernetes to a committed node image: both start a build container from the
-same base, write the same binaries and manifests, and bring the same images into its containerd. Compiling is left out on both
-sides. kind finds its add-ons in an archive (its container cannot reach a registry on the loopback address), and the `docker pull`
-of its base is answered at once, because that base is in the engine.
+    bench.py [--runs 5] [--cold | --inner-loop]
 
-    bench.py [--runs 3] [--cold | --inner-loop]
+Both build the same tree, start from the same base, write the same binaries and manifests, and bring the same images into a node. kind finds its
+add-ons in an archive (its container cannot reach a registry on the loopback address), and the `docker pull` of its base is answered at once, because
+that base is in the engine. Where both would only ask make, compiling is left out on both sides ("assembly"); after an edit it counts on both.
+Every figure is the median of the runs. They go to docs/benchmarks.json, docs/benchmarks.md and the README.
 
 --cold builds with empty caches in a temporary directory instead, as on a fresh machine (no kind beside it).
 --inner-loop edits one line of a component and has the change run: by a swap in the running cluster, and by kind build node-image, the old
@@ -18,6 +18,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
+import hashlib
+import io
 import json
 import os
 import pathlib
@@ -29,6 +32,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 import typing as t
 
@@ -59,27 +63,52 @@ class Play(t.NamedTuple):
     changed: int
     phases: dict[str, float]
     kubernetes: str
+    peak: float  # MB, the largest process
 
 
 def play(*options: str, environment: dict[str, str] | None = None) -> Play:
     """Runs the playbook."""
     began = time.monotonic()
-    output = run("ansible-playbook", "build-node.yml", *options, cwd=ROOT, env={**ENVIRONMENT, **(environment or {})})
+    command = ["ansible-playbook", "build-node.yml", *options]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env={**ENVIRONMENT, **(environment or {})},
+    ) as process:
+        watch = Watch(process.pid)
+        output = process.communicate()[0]
+        peak = watch.peak()
     seconds = time.monotonic() - began
     text = re.search(r'"seconds\s+(.*?)"', output)
     changed = re.search(r"changed=(\d+)", output)
     kubernetes = re.search(r'"kubernetes\s+(\S+)"', output)
-    if not text or not changed or not kubernetes:
-        sys.exit(f"the play printed no summary:\n{output[-3000:]}")
+    if process.returncode or not text or not changed or not kubernetes:
+        sys.exit(f"{' '.join(command)} failed:\n{output[-3000:]}")
     phases = dict(re.findall(r"(?:^|, )([a-z -]+?)\s+([\d.]+)", text.group(1)))
-    return Play(seconds, int(changed.group(1)), {name: float(value) for name, value in phases.items()}, kubernetes.group(1))
+    return Play(
+        seconds,
+        int(changed.group(1)),
+        {name: float(value) for name, value in phases.items()},
+        kubernetes.group(1),
+        peak,
+    )
 
 
 def refusal() -> float:
     """Seconds until an offline play with nothing in its cache has said what is missing."""
     began = time.monotonic()
     variables = json.dumps({"nodeforge_offline": True, "nodeforge_cache": "/nonexistent/cache"})
-    ended = subprocess.run(["ansible-playbook", "build-node.yml", "-e", variables], capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, check=False)
+    ended = subprocess.run(
+        ["ansible-playbook", "build-node.yml", "-e", variables],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        check=False,
+    )
     if "Run the play once with the network" not in ended.stdout + ended.stderr:
         sys.exit(f"the play did not say what is missing:\n{ended.stdout[-3000:]}{ended.stderr[-3000:]}")
     return time.monotonic() - began
@@ -105,7 +134,16 @@ def registry(layout: pathlib.Path, directory: pathlib.Path) -> t.Iterator[str]:
     """The add-ons, served on the loopback address."""
     alive, port = directory / "alive", directory / "port"
     alive.touch()
-    command = [CACHE / "bin/nodeforge-image", "serve", "--layout", layout, "--address", "127.0.0.1:0", "--port-file", port]
+    command = [
+        CACHE / "bin/nodeforge-image",
+        "serve",
+        "--layout",
+        layout,
+        "--address",
+        "127.0.0.1:0",
+        "--port-file",
+        port,
+    ]
     with subprocess.Popen([*map(str, command), "--until-gone", str(alive), "--ttl", "1h"]) as server:
         try:
             while not (port.exists() and port.read_text().strip()):
@@ -143,9 +181,56 @@ def one_archive(images: dict[str, str], target: pathlib.Path, proxy: pathlib.Pat
         entry["RepoTags"] = [full(tag) for tag in entry["RepoTags"] or []]
     (saved / "manifest.json").write_text(json.dumps(manifest))
     first = ["repositories", "manifest.json"]
-    run("tar", "-c", "-f", target, "-C", saved, *first, *sorted(path.name for path in saved.iterdir() if path.name not in first))
+    run(
+        "tar",
+        "-c",
+        "-f",
+        target,
+        "-C",
+        saved,
+        *first,
+        *sorted(path.name for path in saved.iterdir() if path.name not in first),
+    )
     shutil.rmtree(saved)
     run("docker", "rmi", own, *images)
+
+
+class Watch:
+    """The largest process of a program and its children, in MB, looked at ten times a second."""
+
+    def __init__(self, root: int) -> None:
+        self.root, self.largest, self.over = root, 0.0, threading.Event()
+        self.thread = threading.Thread(target=self._look, daemon=True)
+        self.thread.start()
+
+    def _look(self) -> None:
+        while not self.over.wait(0.1):
+            listed = subprocess.run(
+                ["ps", "-e", "-o", "pid=,ppid=,rss="], capture_output=True, text=True, check=True
+            ).stdout
+            rows = [tuple(map(int, line.split())) for line in listed.splitlines()]
+            family = {self.root}
+            while grown := {pid for pid, parent, _rss in rows if parent in family} - family:
+                family |= grown
+            self.largest = max([self.largest, *(rss / 1000 for pid, _parent, rss in rows if pid in family)])
+
+    def peak(self) -> float:
+        self.over.set()
+        self.thread.join()
+        return self.largest
+
+
+class KindBuild(t.NamedTuple):
+    """One run of kind build node-image: all of it, its part after the compile, the largest process of that part in MB, and seconds by phase."""
+
+    seconds: float
+    assembly: float
+    peak: float
+    phases: dict[str, float]
+
+
+# what kind says when a phase begins
+KIND_PHASES = {"Finished building Kubernetes": "container and binaries", "Detected built images": "images and commit"}
 
 
 class Peer:
@@ -161,7 +246,14 @@ class Peer:
                 for ref in images:
                     path = ref.partition("/")[2]
                     run("docker", "pull", "-q", f"{address}/{path}")
-                    addon = next((kinds for kinds, part in KIND_ADDONS.items() if path.rpartition("/")[2].partition(":")[0] == part), ref)
+                    addon = next(
+                        (
+                            kinds
+                            for kinds, part in KIND_ADDONS.items()
+                            if path.rpartition("/")[2].partition(":")[0] == part
+                        ),
+                        ref,
+                    )
                     tagged[addon] = f"{address}/{path}"
             one_archive(tagged, directory / "all.tar", output / parts[1] / "kube-proxy.tar", directory)
         finally:
@@ -172,7 +264,10 @@ class Peer:
         make = [
             f"@$(MAKE) -C '{tree}' quick-release-images" if compiles else "@true",
             # links, as copies would cost time that kind does not need
-            *(f"@rm -rf _output/{part} && mkdir -p _output/{part} && cp -l '{output}/{part}/'* _output/{part}/" for part in parts),
+            *(
+                f"@rm -rf _output/{part} && mkdir -p _output/{part} && cp -l '{output}/{part}/'* _output/{part}/"
+                for part in parts
+            ),
             f"@ln -f '{directory}/all.tar' _output/{parts[1]}/kube-proxy.tar",
         ]
         rule = "".join(f"\t{line}\n" for line in make)
@@ -181,21 +276,31 @@ class Peer:
         status.write_text(f"#!/bin/sh\nexec '{tree}/hack/print-workspace-status.sh'\n")
         status.chmod(0o755)
 
-    def build(self) -> tuple[float, float]:
-        """Seconds that the build took, and those from compiled Kubernetes to the committed image."""
+    def build(self) -> KindBuild:
+        """Runs kind build node-image."""
         environment = {**ENVIRONMENT, "PATH": f"{self.shims}{os.pathsep}{os.environ['PATH']}"}
         command = [self.kind, "build", "node-image", "-v", "1", "--base-image", self.base, "--image", PEER, self.tree]
-        compiled, began = None, time.monotonic()
-        with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as process:
-            lines = []
+        marks, began = [("compile", time.monotonic())], time.monotonic()
+        with subprocess.Popen(
+            [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        ) as process:
+            lines, watch = [], None
             for line in t.cast(t.IO[str], process.stdout):
                 lines.append(line)
-                if "Finished building Kubernetes" in line:
-                    compiled = time.monotonic()
+                for text, phase in KIND_PHASES.items():
+                    if text in line and phase not in dict(marks):
+                        marks.append((phase, time.monotonic()))
+                if len(marks) == 2 and not watch:
+                    # from here on, no compiler runs
+                    watch = Watch(process.pid)
+            peak = watch.peak() if watch else 0
         ended = time.monotonic()
-        if process.returncode or compiled is None:
+        if process.returncode or len(marks) < 2:
             sys.exit(f"kind failed:\n{''.join(lines)[-3000:]}")
-        return ended - began, ended - compiled
+        ends = [*(at for _phase, at in marks[1:]), ended]
+        return KindBuild(
+            ended - began, ended - marks[1][1], peak, {phase: end - at for (phase, at), end in zip(marks, ends)}
+        )
 
 
 def shim(directory: pathlib.Path) -> pathlib.Path:
@@ -219,29 +324,6 @@ def show(name: str, values: list[float], unit: str = "s") -> None:
     print(f"{name:<58} {median:8.2f} {unit}   ({min(values):.2f} to {max(values):.2f}, {len(values)} runs)", flush=True)
 
 
-def warm(runs: int) -> None:
-    """The figures with warm caches."""
-    first = play("-e", "node_image_tag=bench")
-    again = [play("-e", "node_image_tag=bench") for _run in range(runs)]
-    if any(run_.changed for run_ in again):
-        sys.exit("a second run changed something")
-    show("second run, nothing changed", [run_.seconds for run_ in again])
-    show("offline, with an empty cache: until all that is missing is named", [refusal() for _run in range(runs)])
-    with scratch() as directory:
-        peer = Peer(directory, CACHE / "trees" / first.kubernetes, compiles=False)
-        ours, kinds = [], []
-        for number in range(runs):
-            ours.append(play("-e", "node_image_tag=bench", "-e", json.dumps({"node_image_inputs": {"run": f"{time.time()} {number}"}})))
-            kinds.append(peer.build()[1])
-    assembly = [run_.phases["assembly"] for run_ in ours]
-    show("assembly: prepare, pull, import, commit", assembly)
-    show("kind build node-image, its part after the compile", kinds)
-    show("ratio kind / ours, pair by pair", [peer / own for peer, own in zip(kinds, assembly)], "x")
-    sizes = [json.loads(run("docker", "image", "inspect", image))[0]["Size"] / 1e6 for image in (OURS, PEER)]
-    print(f"{'size of the node image: ours, of kind':<58} {sizes[0]:8.0f} MB, {sizes[1]:.0f} MB")
-    run("docker", "rmi", "-f", OURS, PEER)
-
-
 def cold() -> None:
     """`make node` on a fresh machine: nothing compiled, nothing downloaded."""
     with tempfile.TemporaryDirectory(prefix="nodeforge-bench-") as name:
@@ -258,78 +340,139 @@ def cold() -> None:
 EDITS = {
     "kubelet": ("vendor/k8s.io/kubernetes/pkg/kubelet/kubelet.go", "Starting kubelet main sync loop"),
     "kube-scheduler": ("vendor/k8s.io/kubernetes/cmd/kube-scheduler/app/server.go", "Starting Kubernetes Scheduler"),
+    "kube-apiserver": ("vendor/k8s.io/kubernetes/cmd/kube-apiserver/app/server.go", "Golang settings"),
 }
+
+
+class Tree:
+    """An embedded tree of the benchmark's own, whose version stays the same from now on: it is changed from the beginning."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self.path, self.edits = directory / "tree", 0
+        self.options = ["-e", json.dumps({"embedded_tree_path": str(self.path), "node_image_tag": "bench"})]
+        play(*self.options)
+        for component in EDITS:
+            self.edit(component)
+        play(*self.options)
+
+    def edit(self, component: str) -> None:
+        """Changes what one line of a component logs."""
+        self.edits += 1
+        file, text = EDITS[component]
+        source = (self.path / file).read_text()
+        if text not in source:
+            sys.exit(f"{file} does not log {text!r}: EDITS has to name what it logs")
+        (self.path / file).write_text(
+            re.sub(f"{text}(, edited [0-9]+ times)?", f"{text}, edited {self.edits} times", source)
+        )
+
+    def compile(self, component: str) -> float:
+        """Seconds that make takes for one component: Go compiles what was edited, and links."""
+        return seconds("make", "-C", self.path, "all", f"WHAT=cmd/{component}")
+
+
+def seconds(*command: t.Any, **options: t.Any) -> float:
+    """How long a command takes that must succeed."""
+    began = time.monotonic()
+    run(*command, **options)
+    return time.monotonic() - began
+
+
+class Clusters:
+    """Clusters of two nodes, made by kind from either image."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self.kubeconfig = directory / "kubeconfig"
+        names = {part: name for name, part in KIND_ADDONS.items()}
+        # kind's manifest is for the program that kind has by that name
+        cni = re.sub(
+            r"docker.io/nodeforge/netd:[\w.-]+", names["netd"], (supplies()[1].parent / "default-cni.yaml").read_text()
+        )
+        self.cni = cni.replace("{{ .PodSubnet }}", "10.244.0.0/16")
+
+    def create(self, image: str) -> float:
+        """Seconds until all nodes are Ready."""
+        began, name = time.monotonic(), self.name(image)
+        document: dict[str, t.Any] = {
+            "kind": "Cluster",
+            "apiVersion": "kind.x-k8s.io/v1alpha4",
+            "nodes": [{"role": "control-plane"}, {"role": "worker"}],
+        }
+        kubectl = (
+            "docker",
+            "exec",
+            "-i",
+            f"{name}-control-plane",
+            "kubectl",
+            "--kubeconfig",
+            "/etc/kubernetes/admin.conf",
+        )
+        if image == PEER:
+            document["networking"] = {"disableDefaultCNI": True}
+        run(
+            *(
+                CACHE / "bin/kind",
+                "create",
+                "cluster",
+                "--image",
+                image,
+                "--name",
+                name,
+                "--config",
+                "-",
+                "--kubeconfig",
+                self.kubeconfig,
+            ),
+            input=json.dumps(document),
+        )
+        if image == PEER:
+            run(*kubectl, "apply", "-f", "-", input=self.cni)
+        run(*kubectl, "wait", "--for=condition=Ready", "node", "--all", "--timeout=3m")
+        return time.monotonic() - began
+
+    def delete(self, image: str) -> None:
+        run(CACHE / "bin/kind", "delete", "cluster", "--name", self.name(image), "--kubeconfig", self.kubeconfig)
+
+    @staticmethod
+    def name(image: str) -> str:
+        return "nodeforge-bench-kind" if image == PEER else "nodeforge-bench"
 
 
 def inner_loop(runs: int) -> None:
     """From an edit to all nodes of a cluster that run it."""
     with scratch() as directory:
-        tree, kubeconfig, config = directory / "tree", directory / "kubeconfig", directory / "kind.yaml"
-        config.write_text(json.dumps({"kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4", "nodes": [{"role": "control-plane"}, {"role": "worker"}]}))
-        mine = ["-e", json.dumps({"embedded_tree_path": str(tree), "node_image_tag": "bench"})]
-        count = 0
-
-        def edit(component: str) -> None:
-            nonlocal count
-            count += 1
-            file, text = EDITS[component]
-            source = (tree / file).read_text()
-            if text not in source:
-                sys.exit(f"{file} does not log {text!r}: EDITS has to name what it logs")
-            (tree / file).write_text(re.sub(f"{text}(, edited [0-9]+ times)?", f"{text}, edited {count} times", source))
-
-        def seconds(*command: t.Any, **options: t.Any) -> float:
-            began = time.monotonic()
-            run(*command, **options)
-            return time.monotonic() - began
-
-        def create(image: str, name: str) -> None:
-            document = json.loads(config.read_text())
-            kubectl = ("docker", "exec", "-i", f"{name}-control-plane", "kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf")
-            if image == PEER:
-                # kind's manifest is for the program that kind has by that name
-                document["networking"] = {"disableDefaultCNI": True}
-            run(
-                *(CACHE / "bin/kind", "create", "cluster", "--image", image, "--name", name, "--config", "-", "--kubeconfig", kubeconfig),
-                input=json.dumps(document),
-            )
-            if image == PEER:
-                run(*kubectl, "apply", "-f", "-", input=cni)
-            run(*kubectl, "wait", "--for=condition=Ready", "node", "--all", "--timeout=3m")
-
-        def delete(name: str) -> None:
-            run(CACHE / "bin/kind", "delete", "cluster", "--name", name, "--kubeconfig", kubeconfig)
-
-        # the tree is changed from the beginning, so that its version stays the same
-        play(*mine)
-        for component in EDITS:
-            edit(component)
-        play(*mine)
-        peer = Peer(directory, tree, compiles=True)
+        tree = Tree(directory)
+        peer = Peer(directory, tree.path, compiles=True)
         peer.build()
-        names = {part: name for name, part in KIND_ADDONS.items()}
-        cni = re.sub(r"docker.io/nodeforge/netd:[\w.-]+", names["netd"], (supplies()[1].parent / "default-cni.yaml").read_text())
-        cni = cni.replace("{{ .PodSubnet }}", "10.244.0.0/16")
+        clusters = Clusters(directory)
         try:
-            booted = []
-            for image, name in ((OURS, "nodeforge-bench"), (PEER, "nodeforge-bench-kind")):
-                began = time.monotonic()
-                create(image, name)
-                booted.append(time.monotonic() - began)
-            print(f"{'cluster of two nodes until all are Ready: ours, of kind':<58} {booted[0]:8.1f} s, {booted[1]:.1f} s", flush=True)
-            for component in EDITS:
+            booted = [clusters.create(image) for image in (OURS, PEER)]
+            print(
+                f"{'cluster of two nodes until all are Ready: ours, of kind':<58} {booted[0]:8.1f} s, {booted[1]:.1f} s",
+                flush=True,
+            )
+            for component in ("kubelet", "kube-scheduler"):
                 compiled, ours, kinds = [], [], []
                 for dummy in range(runs):
-                    edit(component)
-                    compiled.append(seconds("make", "-C", tree, "all", f"WHAT=cmd/{component}"))
-                    edit(component)
+                    tree.edit(component)
+                    compiled.append(tree.compile(component))
+                    tree.edit(component)
                     extra = ["-e", f"component={component}", "-e", "cluster=nodeforge-bench"]
-                    ours.append(seconds("ansible-playbook", "nodeforge.kind.swap_component", *mine, *extra, cwd=ROOT, env=ENVIRONMENT))
-                    edit(component)
+                    ours.append(
+                        seconds(
+                            "ansible-playbook",
+                            "nodeforge.kind.swap_component",
+                            *tree.options,
+                            *extra,
+                            cwd=ROOT,
+                            env=ENVIRONMENT,
+                        )
+                    )
+                    tree.edit(component)
                     began = time.monotonic()
                     peer.build()
-                    delete("nodeforge-bench-kind")
-                    create(PEER, "nodeforge-bench-kind")
+                    clusters.delete(PEER)
+                    clusters.create(PEER)
                     kinds.append(time.monotonic() - began)
                 show(f"{component}: one line edited, make all WHAT=cmd/{component}", compiled)
                 show(f"{component}: one line edited -> it runs on all its nodes", ours)
@@ -338,14 +481,260 @@ def inner_loop(runs: int) -> None:
                 show("  beyond the compile", [peers - made for peers, made in zip(kinds, compiled)])
                 show("ratio kind / ours, pair by pair", [peers / own for peers, own in zip(kinds, ours)], "x")
         finally:
-            for name in ("nodeforge-bench", "nodeforge-bench-kind"):
-                delete(name)
+            for image in (OURS, PEER):
+                clusters.delete(image)
             run("docker", "rmi", "-f", OURS, PEER)
+
+
+class Row:
+    """One figure: what both sides were seen to take, run by run, and the most that ours is to take."""
+
+    def __init__(self, work: str, unit: str) -> None:
+        self.work, self.unit = work, unit
+        self.ours: list[float] = []
+        self.peer: list[float] = []
+        self.limit: list[float] = []
+
+    def add(self, ours: float, peer: float | None = None, limit: float | None = None) -> None:
+        self.ours.append(ours)
+        self.peer += [] if peer is None else [peer]
+        self.limit += [] if limit is None else [limit]
+
+    def figure(self) -> dict[str, t.Any]:
+        """The medians, and ours / peer."""
+        ours, peer, limit = (
+            round(statistics.median(values), 3) if values else None for values in (self.ours, self.peer, self.limit)
+        )
+        ratio = round(ours / peer, 3) if ours is not None and peer else None
+        return {"work": self.work, "ours": ours, "peer": peer, "limit": limit, "unit": self.unit, "ratio": ratio}
+
+
+ASSEMBLY = "assembly, from compiled Kubernetes to the node image"
+
+
+def written() -> float:
+    """MB that were written to the disk of the engine since the machine started."""
+    os.sync()
+    device = os.stat(run("docker", "info", "--format", "{{.DockerRootDir}}").strip()).st_dev
+    for line in pathlib.Path("/proc/diskstats").read_text().splitlines():
+        major, minor, _name, *counts = line.split()
+        if (int(major), int(minor)) == (os.major(device), os.minor(device)):
+            return int(counts[6]) * 512 / 1e6
+    sys.exit("/proc/diskstats does not tell of the engine's disk")
+
+
+def received() -> float:
+    """MB that came over this machine's networks, loopback and the engine's own left out."""
+    total = 0
+    for line in pathlib.Path("/proc/net/dev").read_text().splitlines()[2:]:
+        name, _colon, counts = line.partition(":")
+        if not re.match(r"\s*(lo|veth|br-|docker)", name):
+            total += int(counts.split()[0])
+    return total / 1e6
+
+
+def extra_archives(directory: pathlib.Path, count: int, size: int) -> list[pathlib.Path]:
+    """Images that nothing can compress, each in a docker archive with one layer of ``size`` bytes."""
+    archives = []
+    for number in range(count):
+        layer = directory / "layer"
+        with tarfile.open(layer, "w") as tar:
+            entry = tarfile.TarInfo("data")
+            entry.size = size
+            with open("/dev/urandom", "rb") as random:
+                tar.addfile(entry, random)
+        with open(layer, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        config = {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+        }
+        manifest = [
+            {"Config": "config.json", "RepoTags": [f"nodeforge-bench/extra-{size}-{number}:1"], "Layers": ["layer.tar"]}
+        ]
+        archive = directory / f"extra-{size}-{number}.tar"
+        with tarfile.open(archive, "w") as tar:
+            for name, content in (("config.json", config), ("manifest.json", manifest)):
+                text = json.dumps(content).encode()
+                entry = tarfile.TarInfo(name)
+                entry.size = len(text)
+                tar.addfile(entry, io.BytesIO(text))
+            tar.add(layer, "layer.tar")
+        layer.unlink()
+        archives.append(archive)
+    return archives
+
+
+def one_by_one(base: str, archives: list[pathlib.Path]) -> float:
+    """Seconds that containerd takes for the archives in a container of the base, as kind hands them over: one ctr each."""
+    container = run("docker", "run", "-d", "--rm", "--entrypoint", "sleep", base, "600").strip()
+    try:
+        run("docker", "exec", "-d", container, "containerd")
+        deadline = time.monotonic() + 30
+        while subprocess.run(
+            ["docker", "exec", container, "ctr", "version"], capture_output=True, check=False
+        ).returncode:
+            if time.monotonic() > deadline:
+                sys.exit("containerd did not start")
+            time.sleep(0.1)
+        began = time.monotonic()
+        for archive in archives:
+            with open(archive, "rb") as file:
+                command = [
+                    "ctr",
+                    "--namespace=k8s.io",
+                    "images",
+                    "import",
+                    "--all-platforms",
+                    "--no-unpack",
+                    "--digests",
+                    "-",
+                ]
+                run("docker", "exec", "-i", container, *command, stdin=file)
+        return time.monotonic() - began
+    finally:
+        run("docker", "rm", "-f", container)
+
+
+class Whole:
+    """All figures of a run, in the order in which they are shown."""
+
+    EXTRAS = ((10, 4_000_000), (50, 4_000_000), (1, 500_000_000), (1, 1_000_000_000), (1, 2_000_000_000))
+
+    def __init__(self, runs: int) -> None:
+        self.runs = runs
+        self.rows: dict[str, Row] = {}
+        self.phases: dict[str, list[dict[str, float]]] = {"ours": [], "kind": []}
+
+    def row(self, work: str, unit: str = "s") -> Row:
+        return self.rows.setdefault(work, Row(work, unit))
+
+    def measure(self) -> None:
+        with scratch() as directory:
+            tree = Tree(directory)
+            peer = Peer(directory, tree.path, compiles=True)
+            peer.build()
+            clusters = Clusters(directory)
+            try:
+                for dummy in range(self.runs):
+                    self._assembly(tree, peer)
+                for component in ("kubelet", "kube-apiserver"):
+                    for dummy in range(self.runs):
+                        self._edit(component, tree, peer)
+                for dummy in range(self.runs):
+                    booted = []
+                    for image in (OURS, PEER):
+                        booted.append(clusters.create(image))
+                        clusters.delete(image)
+                    self.row("cluster of two nodes until all are Ready").add(*booted, limit=30)
+                for count, size in self.EXTRAS:
+                    self._extras(tree, peer, directory, count, size)
+            finally:
+                run("docker", "rmi", "-f", OURS, PEER)
+
+    @staticmethod
+    def _anew() -> list[str]:
+        """What makes the play assemble the image anew: an input of no meaning."""
+        return ["-e", json.dumps({"node_image_inputs": {"run": str(time.time())}})]
+
+    def _assembly(self, tree: Tree, peer: Peer) -> None:
+        anew = self._anew()
+        marks = [(written(), received())]
+        ours = play(*tree.options, *anew)
+        marks.append((written(), received()))
+        kinds = peer.build()
+        marks.append((written(), received()))
+        self.phases["ours"].append(ours.phases)
+        self.phases["kind"].append(kinds.phases)
+        self.row(ASSEMBLY).add(ours.phases["assembly"], kinds.assembly, 0.5 * kinds.assembly)
+        again = play(*tree.options, *anew)
+        if again.changed:
+            sys.exit("a second run changed something")
+        self.row("nothing changed, whole play").add(again.seconds, kinds.seconds, 5)
+        sizes = [json.loads(run("docker", "image", "inspect", image))[0]["Size"] / 1e6 for image in (OURS, PEER)]
+        self.row("node image", "MB").add(*sizes, limit=0.7 * sizes[1])
+        self.row("largest process of the assembly", "MB").add(ours.peak, kinds.peak, 150)
+        for index, work in enumerate(("written to disk for it", "received over the network for it")):
+            self.row(work, "MB").add(*(after[index] - before[index] for before, after in zip(marks, marks[1:])))
+
+    def _edit(self, component: str, tree: Tree, peer: Peer) -> None:
+        tree.edit(component)
+        compiled = tree.compile(component)
+        tree.edit(component)
+        ours = play(*tree.options).seconds
+        tree.edit(component)
+        self.row(f"one line of {component} edited, until the node image is there").add(
+            ours, peer.build().seconds, compiled + 5
+        )
+
+    def _extras(self, tree: Tree, peer: Peer, directory: pathlib.Path, count: int, size: int) -> None:
+        archives = extra_archives(directory, count, size)
+        wanted = json.dumps({"node_image_extra_images": [{"archive": str(archive)} for archive in archives]})
+        what = f"{count} more images of {size / 1e6:.0f} MB" if count > 1 else f"an image of {size / 1e9:.1f} GB more"
+        without = statistics.median(self.rows[ASSEMBLY].ours)
+        for dummy in range(self.runs):
+            longer = play(*tree.options, *self._anew(), "-e", wanted).phases["assembly"] - without
+            alone = one_by_one(peer.base, archives)
+            self.row(f"{what}: time that the assembly takes longer").add(longer, alone, 0.5 * alone)
+        for archive in archives:
+            archive.unlink()
+
+    def report(self) -> None:
+        """Writes the figures to docs/ and into the README."""
+        figures = [row.figure() for row in self.rows.values()]
+        (ROOT / "docs/benchmarks.json").write_text(json.dumps(figures, indent=2) + "\n")
+        lines = ["| work | ours | kind | ours / kind | to reach |", "|---|---|---|---|---|"]
+        for figure in figures:
+            unit = figure["unit"]
+            texts = [
+                "–" if figure[key] is None else f"{figure[key]:.{1 if unit == 's' else 0}f} {unit}"
+                for key in ("ours", "peer", "limit")
+            ]
+            lines.append(
+                f"| {figure['work']} | {texts[0]} | {texts[1]} | {'–' if figure['ratio'] is None else format(figure['ratio'], '.2f')} | {texts[2]} |"
+            )
+        table = "\n".join(lines)
+        longest = max(max(f["ours"], f["peer"] or 0) for f in figures if f["unit"] == "s")
+        chart = []
+        for figure in (figure for figure in figures if figure["unit"] == "s"):
+            chart.append(figure["work"])
+            for name, key in (("ours", "ours"), ("kind", "peer")):
+                if figure[key] is not None:
+                    chart.append(f"  {name} {'█' * max(1, round(figure[key] / longest * 60))} {figure[key]:.1f} s")
+        phases = []
+        for side, seen in self.phases.items():
+            medians = {
+                name: statistics.median(run_[name] for run_ in seen)
+                for name in seen[0]
+                if all(name in run_ for run_ in seen)
+            }
+            phases.append(f"- {side}: " + ", ".join(f"{name} {value:.1f} s" for name, value in medians.items()))
+        engine = run("docker", "version", "--format", "{{.Server.Version}}").strip()
+        text = (ROOT / "tests/bench/benchmarks.md.in").read_text()
+        for name, value in {
+            "DATE": datetime.date.today().isoformat(),
+            "RUNS": str(self.runs),
+            "MACHINE": f"{os.cpu_count()} processors, Docker {engine}, load {os.getloadavg()[0]:.1f} at the end",
+            "TABLE": table,
+            "CHART": "\n".join(chart),
+            "PHASES": "\n".join(phases),
+        }.items():
+            text = text.replace(f"@{name}@", value)
+        (ROOT / "docs/benchmarks.md").write_text(text)
+        readme = (ROOT / "README.md").read_text()
+        begin, end = "<!-- make bench writes from here -->\n", "<!-- to here -->"
+        if begin not in readme or end not in readme:
+            sys.exit("README.md has no place for the figures")
+        head, rest = readme.split(begin)
+        (ROOT / "README.md").write_text(f"{head}{begin}{table}\n{end}{rest.partition(end)[2]}")
+        print(table)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cold", action="store_true")
     parser.add_argument("--inner-loop", action="store_true")
     options = parser.parse_args()
@@ -355,7 +744,13 @@ def main() -> None:
     elif options.inner_loop:
         inner_loop(options.runs)
     else:
-        warm(options.runs)
+        show(
+            "offline, with an empty cache: until all that is missing is named",
+            [refusal() for _run in range(options.runs)],
+        )
+        whole = Whole(options.runs)
+        whole.measure()
+        whole.report()
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
     print(f"{'largest process of all (compilers and linkers included)':<58} {peak:8.0f} MB")
 
