@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -110,6 +111,8 @@ class Native:
                 for line in entry.data.decode().splitlines():
                     md5, path = line.split(None, 1)
                     self.origin[md5] = path_of(path)
+        # directories with something that no package has
+        self.filled = {str(parent) for name in self.entries.keys() - self.owned for parent in pathlib.PurePath(name).parents}
         self.arch = self.entries[f"{DATABASE}/arch-native"].data.decode().strip()
         # of a package's own entries in dpkg's database
         stems = {name[: -len(".list")] for name in self.entries if name.startswith(f"{DATABASE}/info/") and name.endswith(".list")}
@@ -152,8 +155,9 @@ class Twin:
                 yield new
         removed = {self.named(path) for path in native.owned}
         for path, entry in sorted(self.files.items()):
-            if path not in done and path not in removed and not entry.info.isdir():
+            if path not in done and path not in removed:
                 yield from self._parents(path, done)
+                done.add(path)
                 yield Entry(self._info(path, entry.info), entry.data)
         for path, data in sorted(self.texts.items()):
             info = tarfile.TarInfo("./" + path)
@@ -164,10 +168,10 @@ class Twin:
         name = self.named(path)
         info = self._info(name, entry.info)
         info.linkname = self.named(info.linkname)
-        if path in self.native.owned and not info.isdir():
-            found = self.files.get(name)
-            if found is None:
-                return None
+        found = self.files.get(name)
+        if path in self.native.owned and found is None and path not in self.native.filled:
+            return None
+        if path in self.native.owned and found is not None and not info.isdir():
             if found.info.isdir():
                 return Entry(info, b"")  # a script has made a link of it
             if found.info.issym():
@@ -177,7 +181,7 @@ class Twin:
             return Entry(info, found.data)
         if machine_of(entry.data) is not None:
             origin = self.native.origin.get(hashlib.md5(entry.data, usedforsecurity=False).hexdigest(), "")
-            if self.named(origin) not in self.files:
+            if not origin or self.named(origin) not in self.files:
                 raise WrongRoot(f"/{path} of the native root is a program of no package")
             return Entry(info, self.files[self.named(origin)].data)
         if path in (f"{DATABASE}/arch", f"{DATABASE}/arch-native"):
