@@ -38,6 +38,7 @@ class Multiarch:
             "multiarch_destination": self.destination,
             "target": "all",
             "build_host_kind_version": "",
+            "node_image_build_container": TAG,
             **variables,
         }
         run = subprocess.run(
@@ -86,7 +87,7 @@ def test_in_part_nothing_is_published(multiarch: Multiarch) -> None:
         missing = "linux/amd64 and that for linux/arm64" if arch == ARCH else f"linux/{FOREIGN}"
         assert f'"{multiarch.destination}" is not published, because the image for {missing} is missing' in failed["output"], failed["output"][-3000:]
         assert multiarch.digest() is None
-        assert docker.from_env().api.containers(all=True, filters={"name": "nodeforge-build-"}) == []
+        assert docker.from_env().api.containers(all=True, filters={"name": TAG}) == []
 
 
 def test_both_under_one_name(multiarch: Multiarch) -> None:
