@@ -50,7 +50,8 @@ def package(directory: pathlib.Path, arch: str, name: str, files: dict[str, byte
 
 def packages(directory: pathlib.Path, arch: str) -> pathlib.Path:
     triplet = TRIPLETS[arch]
-    package(directory, arch, "tool", {"usr/bin/tool": program(arch, "tool"), "usr/lib/tool/moved": program(arch, "moved"), "etc/tool.conf": b"of the package\n"})
+    tool: dict[str, bytes | str] = {"usr/bin/tool": program(arch, "tool"), "usr/lib/tool/moved": program(arch, "moved")}
+    package(directory, arch, "tool", {**tool, "etc/tool.conf": b"of the package\n"})
     only = {"amd64": "usr/bin/only-amd64", "arm64": "usr/libexec/only/arm64"}[arch]
     library = {f"usr/lib/{triplet}/lib.so.1": program(arch, "lib"), f"usr/lib/{triplet}/lib.so": "lib.so.1", only: program(arch, "only")}
     library[f"usr/share/doc/library/changelog.Debian.{arch}.gz"] = b"of no use in a node"

@@ -132,8 +132,8 @@ class Twin:
         self.texts = {f"{DATABASE}/status": "\n".join(package.status() for package in packages).encode() + b"\n"}
         for package in packages:
             self.texts.update(package.known())
-        (self.here, _here), (self.there, self.machine) = ARCHITECTURES[native.arch], ARCHITECTURES[self.arch]
-        self.words = {self.here: self.there, **{form.format(native.arch): form.format(self.arch) for form in (":{}", ".{}.", "_{}.")}}
+        there, self.machine = ARCHITECTURES[self.arch]
+        self.words = {ARCHITECTURES[native.arch][0]: there, **{form.format(native.arch): form.format(self.arch) for form in (":{}", ".{}.", "_{}.")}}
 
     def named(self, text: str) -> str:
         """A path, link or list of the native root in the words of the other architecture."""
