@@ -1,7 +1,7 @@
 # Copyright (c) 2026, nodeforge contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-# make node [SOURCE=checkout|_output|archive|URL|v1.34.4|ci/latest] [VERSION=v1.37.2] [TAG=main]      build a node image
+# make node [SOURCE=checkout|_output|archive|URL|v1.34.4|ci/latest] [VERSION=v1.37.2] [TAG=main] [PLATFORM=linux/arm64]   build a node image
 # make variant [BASE=kindest/node:main] [SOURCE=...] [COMPONENTS='kubelet kube-proxy'] [TAG=variant]   replace parts of one
 # make cluster [TAG=main] [NAME=kind]                                      create a cluster of it
 # make swap COMPONENT=kubelet [STATE=original] [NAME=kind] [SOURCE=]       compile a component and run it there
@@ -24,7 +24,7 @@ export ANSIBLE_HOME := $(here)/.cache/ansible
 export PIP_NO_INPUT := 1
 
 .NOTPARALLEL:
-.PHONY: help node variant preflight cluster swap debug host test test-unit test-sanity test-integration test-e2e versions inner-loop remote molecule lint bench docs changelog clean distclean venv venv-test
+.PHONY: help node variant preflight cluster swap debug host test test-unit test-sanity test-integration test-e2e versions inner-loop remote multiarch molecule lint bench docs changelog clean distclean venv venv-test
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' Makefile
@@ -34,9 +34,10 @@ venv:
 venv-test:
 	@tools/venv.sh .cache/venv requirements-test.txt
 
-node: venv ## build a node image [SOURCE= VERSION= TAG= OPTIONS=]
+node: venv ## build a node image [SOURCE= VERSION= TAG= PLATFORM= OPTIONS=]
 	@tools/play.sh build-node.yml $(source) \
-	  $(if $(VERSION),-e "{embedded_tree_version: '$(VERSION)'}") $(if $(TAG),-e "{node_image_tag: '$(TAG)'}") $(OPTIONS)
+	  $(if $(VERSION),-e "{embedded_tree_version: '$(VERSION)'}") $(if $(TAG),-e "{node_image_tag: '$(TAG)'}") \
+	  $(if $(PLATFORM),-e "{kube_platform: '$(PLATFORM)'}") $(OPTIONS)
 
 variant: venv ## replace parts of a node image [BASE= SOURCE= COMPONENTS= TAG= OPTIONS=]
 	@tools/play.sh nodeforge.kind.build_variant $(source) $(if $(BASE),-e "{kube_base: '$(BASE)'}") \
@@ -87,6 +88,9 @@ versions: venv-test host ## other versions of Kubernetes and the documented patc
 
 inner-loop: venv-test host ## clusters, and components swapped and debugged in them, also under faults; takes a quarter of an hour
 	$(pytest) tests/inner_loop $(PYTEST_ARGS)
+
+multiarch: venv-test host ## node images for arm64 on amd64 or the other way round, and both under one name; compiles Kubernetes once more
+	$(pytest) tests/multiarch -s $(PYTEST_ARGS)
 
 bench: venv-test host ## measure, with kind on the same inputs beside
 	$(bin)/python tests/bench/bench.py $(BENCH_ARGS)

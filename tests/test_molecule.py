@@ -10,11 +10,17 @@ import subprocess
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SCENARIOS = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
+# those that take minutes run with other tests of their kind
+LONG = {"multiarch"}
+SCENARIOS = sorted({path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")} - LONG)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_scenario(scenario: str, ansible_env: dict[str, str]) -> None:
+    run_scenario(scenario, ansible_env)
+
+
+def run_scenario(scenario: str, ansible_env: dict[str, str]) -> None:
     run = subprocess.run(
         ["molecule", "test", "--scenario-name", scenario],
         cwd=ROOT,

@@ -58,5 +58,5 @@ def test_the_collection_works_from_its_artifact(tmp_path: pathlib.Path, ansible_
     run(*galaxy, "install", "--offline", "-p", str(tmp_path), str(artifact))
     installed = tmp_path / "ansible_collections" / "nodeforge" / "kind"
     assert not [name for name in (".cache", ".git", ".collections", "tests/output") if (installed / name).exists()]
-    for playbook in ("build_host", "build_node", "build_variant", "clean", "create_cluster", "debug_component", "swap_component"):
+    for playbook in ("build_host", "build_multiarch", "build_node", "build_variant", "clean", "create_cluster", "debug_component", "swap_component"):
         run("ansible-playbook", "--syntax-check", f"nodeforge.kind.{playbook}")

@@ -29,6 +29,11 @@ HUB, HUB_HOST = "docker.io", "registry-1.docker.io"
 LOGIN_TIMEOUT = 20
 # This machine's own registries.
 LOCAL_TIMEOUT = 2
+# What an image's name may be.
+MANIFESTS = ", ".join(
+    f"application/vnd.{kind}+json"
+    for kind in ("oci.image.index.v1", "oci.image.manifest.v1", "docker.distribution.manifest.list.v2", "docker.distribution.manifest.v2")
+)
 
 
 class Credentials(t.NamedTuple):
@@ -223,8 +228,8 @@ def hosts_archive(files: c.Mapping[str, bytes]) -> bytes:
 # credentials
 
 
-def authorization(url: str, path: str, logins: Logins, authority: str | None = None) -> str | None:
-    """The Authorization header for pulling the repository ``path`` from the host at ``url``; None where nobody is known there.
+def authorization(url: str, path: str, logins: Logins, authority: str | None = None, actions: str = "pull") -> str | None:
+    """The Authorization header for ``actions`` on the repository ``path`` from the host at ``url``; None where nobody is known there.
 
     containerd takes a header from a file, but a user and a password only from its command line, where all processes see
     them. So a token is fetched here where the host wants one. Raises where it refuses the credentials, or where others could
@@ -245,7 +250,7 @@ def authorization(url: str, path: str, logins: Logins, authority: str | None = N
         return credentials.basic
     fields = dict(re.findall(r'(\w+)="([^"]*)"', rest))
     repository = f"{prefix.strip('/')}/{path}".lstrip("/")
-    query = {"scope": f"repository:{repository}:pull", "account": credentials.username}
+    query = {"scope": f"repository:{repository}:{actions}", "account": credentials.username}
     if "service" in fields:
         query["service"] = fields["service"]
     realm = fields.get("realm", "")
@@ -281,13 +286,21 @@ def _belongs(realm: str, url: str, logins: Logins) -> bool:
     return not re.fullmatch(r"[\d.]+|.*:.*", registry) and (service == domain or service.endswith(f".{domain}"))
 
 
-def _open(url: str, authority: str | None, headers: dict[str, str] | None = None, method: str = "GET", timeout: float = LOGIN_TIMEOUT) -> t.Any:
+def _open(
+    url: str,
+    authority: str | None,
+    headers: dict[str, str] | None = None,
+    method: str = "GET",
+    timeout: float = LOGIN_TIMEOUT,
+    data: bytes | None = None,
+) -> t.Any:
     # a redirect would take the password along
     follow = "none" if headers else "urllib2"
     # like containerd, never by way of a proxy to this very machine; and ~/.netrc would put its own user in the header's place
     return open_url(
         url,
         method=method,
+        data=data,
         headers=headers,
         timeout=timeout,
         ca_path=authority,
@@ -300,13 +313,57 @@ def _open(url: str, authority: str | None, headers: dict[str, str] | None = None
 def has(url: str, path: str, name: str, header: str | None) -> bool:
     """Whether the registry at ``url``, one of this machine, has the image ``path`` under this tag or digest. It answers at once."""
     base = url if "/v2/" in url + "/" else f"{url}/v2"
-    accept = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
-    accept += "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
     try:
-        headers = {"Accept": accept, **({"Authorization": header} if header else {})}
+        headers = {"Accept": MANIFESTS, **({"Authorization": header} if header else {})}
         return _open(f"{base}/{path}/manifests/{name}", None, headers, "HEAD", LOCAL_TIMEOUT).status == 200
     except Exception:  # whatever it is, the image does not come from there
         return False
+
+
+class Answer(t.NamedTuple):
+    """What a registry has given."""
+
+    body: bytes
+    kind: str
+
+
+class Repository:
+    """A repository of a registry, to read from and to write small documents to."""
+
+    def __init__(self, host: str, path: str, logins: Logins, authority: str | None = None, insecure: bool = False) -> None:
+        url = upstream(host)
+        self._url = f"http://{host_of(url)}" if insecure else url
+        self._name, self._path, self._authority, self._logins = f"{host}/{path}", path, authority, logins
+        self._header = authorization(self._url, path, logins, authority, "pull,push")
+
+    def request(self, method: str, what: str, data: bytes | None = None, headers: dict[str, str] | None = None) -> Answer | None:
+        """None for what is not there. What a registry has elsewhere is asked for there, without the password."""
+        url = f"{self._url}/v2/{self._path}/{what}"
+        sent = {**(headers or {}), **({"Authorization": self._header} if self._header else {})}
+        try:
+            try:
+                answer = _open(url, self._authority, sent, method, data=data)
+            except urllib.error.HTTPError as e:
+                if method != "GET" or e.code not in (301, 302, 303, 307, 308):
+                    raise
+                answer = _open(urllib.parse.urljoin(url, e.headers["Location"]), self._authority)
+            return Answer(answer.read(), answer.headers.get("Content-Type") or "")
+        except urllib.error.HTTPError as e:
+            if e.code == 404 and method == "GET":
+                return None
+            raise EngineError(self._refusal(e)) from e
+        except Exception as e:  # open_url lets through whatever a connection may end with
+            cause = cause_of(str(getattr(e, "reason", e)))
+            raise EngineError(f"{self._name} cannot be used: {cause.text}; {cause.remedy}") from e
+
+    def _refusal(self, error: urllib.error.HTTPError) -> str:
+        known = self._logins.find(host_of(self._url))
+        if error.code == 401 and known:
+            return refused(host_of(self._url), known)
+        if error.code in (401, 403):
+            return f"{host_of(self._url)} does not let {known.username if known else 'somebody unknown'} write to {self._name}: log in as one who may"
+        told = " ".join(error.read(300).decode(errors="replace").split())
+        return f"{host_of(self._url)} refuses a request for {self._name} ({error.code} {told}): see the registry's log and run again"
 
 
 def _challenge(url: str, authority: str | None) -> str:

@@ -74,7 +74,7 @@ options:
   platform:
     description:
       - The platform of the node. By default the engine's own.
-      - For another one the engine's host must be able to run its programs (qemu-user-static).
+      - For another one nothing of it is run with O(start=false) and O(kubeadm); else the engine's host must be able to run its programs (qemu-user-static).
     type: str
     choices: [linux/amd64, linux/arm64]
   version:

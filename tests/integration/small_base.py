@@ -15,9 +15,11 @@ import pathlib
 import platform
 import re
 import shutil
+import socket
 import subprocess
 import tarfile
 import threading
+import time
 import typing as t
 
 import docker
@@ -72,11 +74,14 @@ def version_of(containerd: str) -> tuple[int, ...]:
 def new_containerd() -> pathlib.Path:
     """The directory of containerd and ctr, version 2 or newer: this host's, or those of Debian's packages, kept for the next run."""
     mine = shutil.which("containerd")
-    if mine and version_of(mine) >= (2, 0):
-        return pathlib.Path(mine).parent
-    kept = CACHE / f"containerd-{ARCH}"
-    if (kept / "usr" / "bin" / "ctr").exists():
-        return kept / "usr" / "bin"
+    return pathlib.Path(mine).parent if mine and version_of(mine) >= (2, 0) else program("containerd", "ctr").parent
+
+
+def program(package: str, name: str) -> pathlib.Path:
+    """A program of a Debian package, kept for the next run; it is not installed."""
+    kept = CACHE / f"{package}-{ARCH}"
+    if (kept / "usr" / "bin" / name).exists():
+        return kept / "usr" / "bin" / name
     work = kept.with_name(kept.name + ".new")
     shutil.rmtree(work, ignore_errors=True)
     for directory in ("lists/partial", "cache/archives/partial"):
@@ -92,13 +97,48 @@ def new_containerd() -> pathlib.Path:
     options = ["-o", "Dir::Etc::sourceparts=-", "-o", f"Dir::Etc::sourcelist={work}/apt/sources", "-o", "APT::Sandbox::User="]
     options += ["-o", f"Dir::State::Lists={work}/apt/lists", "-o", f"Dir::Cache={work}/apt/cache", "-o", "Acquire::Languages=none"]
     run("apt-get", *options, "-qq", "update")
-    run("apt-get", *options, "-qq", "download", "containerd")
-    (package,) = (work / "apt").glob("containerd_*.deb")
-    run("dpkg", "-x", str(package), str(work))
+    run("apt-get", *options, "-qq", "download", package)
+    (archive_,) = (work / "apt").glob(f"{package}_*.deb")
+    run("dpkg", "-x", str(archive_), str(work))
     shutil.rmtree(work / "apt")
     shutil.rmtree(kept, ignore_errors=True)
     work.rename(kept)
-    return kept / "usr" / "bin"
+    return kept / "usr" / "bin" / name
+
+
+class WritableRegistry:
+    """Debian's registry on the loopback address, to push to; with ``user`` and ``password`` nobody else may. Its store lies in ``directory``."""
+
+    def __init__(self, directory: pathlib.Path, user: str = "", password: str = "") -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        settings: dict[str, t.Any] = {
+            "version": "0.1",
+            "storage": {"filesystem": {"rootdirectory": str(directory / "store")}, "delete": {"enabled": True}},
+            "http": {"addr": self.address},
+        }
+        if user:
+            script = 'print crypt($ARGV[0], "\\$2y\\$05\\$abcdefghijklmnopqrstuu")'
+            crypted = subprocess.run(["perl", "-e", script, password], check=True, capture_output=True, text=True).stdout
+            (directory / "users").write_text(f"{user}:{crypted}\n")
+            settings["auth"] = {"htpasswd": {"realm": "test", "path": str(directory / "users")}}
+        # JSON is YAML
+        (directory / "settings").write_text(json.dumps(settings))
+        command = [str(program("docker-registry", "docker-registry")), "serve", str(directory / "settings")]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        host, port = self.address.split(":")
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                socket.create_connection((host, int(port)), 1).close()
+                return
+            except OSError:
+                assert time.monotonic() < deadline and self.process.poll() is None
+                time.sleep(0.05)
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
 
 
 def importer() -> str:

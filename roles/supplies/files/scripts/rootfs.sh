@@ -3,12 +3,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # Makes the root filesystem of a node as a tar, from Debian packages.
-# usage: rootfs.sh OUTPUT.tar ARCH SUITE NEWER_SUITE NEWER_PACKAGES PACKAGES [MIRROR] [KEYRING]
+# usage: rootfs.sh OUTPUT.tar ARCH SUITE NEWER_SUITE NEWER_PACKAGES PACKAGES [MIRROR] [KEYRING] [NATIVE.tar PYTHON]
 # Lists are separated by commas. Without MIRROR and KEYRING this host's own apt
-# configuration tells where packages come from.
+# configuration tells where packages come from. For another architecture than this
+# host's, NATIVE.tar is the same root for this host; nothing foreign is run (twin.py).
 set -eu
 umask 022 # mmdebstrap works as other users, too, and what is made is for all
-output=$1 arch=$2 suite=$3 newer=$4 newer_packages=$5 packages=$6 mirror=${7:-} keyring=${8:-}
+output=$1 arch=$2 suite=$3 newer=$4 newer_packages=$5 packages=$6 mirror=${7:-} keyring=${8:-} native=${9:-} python=${10:-}
 
 die() {
   printf 'rootfs: %s\n' "$*" >&2
@@ -76,14 +77,21 @@ chmod 755 "$work" # other users, in the unshare mode
 
 # cleanup/apt: the hook does it. It must not touch tmp, where mmdebstrap keeps the
 # configuration that ties apt to the new root: without it apt works on the host.
-set -- --quiet --format=tar --variant=essential --architectures="$arch" --include="$packages" \
+if [ -n "$native" ]; then
+  mkdir "$work/packages"
+  chmod 777 "$work/packages" # the hook may be another user
+  packages=$(tar -xOf "$native" ./var/lib/dpkg/status | sed -n 's/^Package: //p' | paste -sd,)
+  set -- --format=null --variant=extract --extract-hook="cp \"\$1\"/var/cache/apt/archives/*.deb '$work/packages'"
+else
+  set -- --format=tar --variant=essential --customize-hook="$work/finish"
+fi
+set -- "$@" --quiet --architectures="$arch" --include="$packages" \
   --skip=output/dev,cleanup/apt \
   --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
   --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/info/*' \
   --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/lintian/*' \
   --aptopt="$work/apt.conf" \
-  --setup-hook="mkdir -p \"\$1/etc/apt/preferences.d\" && cp '$work/preferences' \"\$1/etc/apt/preferences.d/nodeforge\"" \
-  --customize-hook="$work/finish"
+  --setup-hook="mkdir -p \"\$1/etc/apt/preferences.d\" && cp '$work/preferences' \"\$1/etc/apt/preferences.d/nodeforge\""
 # Testing and unstable promise to be renewed every week. A mirror that is frozen
 # at a date breaks that promise; the signature is checked all the same.
 if ! SOURCE_DATE_EPOCH=0 mmdebstrap "$@" "$suite" "$part" \
@@ -91,5 +99,9 @@ if ! SOURCE_DATE_EPOCH=0 mmdebstrap "$@" "$suite" "$part" \
   "deb [signed-by=$k check-valid-until=no] $mirror $newer main" >"$work/log" 2>&1; then
   tail -n 20 "$work/log" >&2
   die "mmdebstrap could not make a $suite root for $arch from $mirror: $(grep '^E:' "$work/log" | head -n 1)"
+fi
+if [ -n "$native" ]; then
+  "$python" "$(dirname "$0")/twin.py" "$native" "$work/packages" "$part" 2>"$work/log" ||
+    die "no $arch root can be made like $native: $(tail -n 1 "$work/log")"
 fi
 mv "$part" "$output"
