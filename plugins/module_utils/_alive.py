@@ -21,22 +21,26 @@ QUICK = bool(os.environ.get(QUICK_VARIABLE))
 PATIENCE = 120
 
 
-def announce(log_path: str) -> None:
-    """Tells where the log is; it must exist. The file is never made anew: that it is gone means that nobody waits."""
+def announce(log_path: str, note: str = "") -> None:
+    """Tells where the log is, which must exist, and something to show at once. The file is never made anew: gone means that nobody waits."""
     if FILE:
         with contextlib.suppress(FileNotFoundError), open(FILE, "r+", encoding="utf-8") as file:
-            file.write(f"{log_path}\n")
+            file.write(f"{log_path}\n{note}\n")
+            file.truncate()
 
 
 class Long(Exception):
     """The module would take long from here on; with QUICK its result is no more than that, and it is run again."""
 
 
-def abandoned() -> bool:
-    """Whether nobody waits any more: the file is old or gone, or Ansible has closed the pipe of a task that it gave up."""
+def abandoned(lasting: bool = False) -> bool:
+    """Whether nobody waits any more: the file is old or gone, or Ansible has closed the pipe of a task that it gave up.
+
+    What is lasting goes on when whoever waited was lost, for the next one who comes. It ends only with those who say so, by removing the file.
+    """
     if FILE:
         try:
-            return time.time() - os.stat(FILE).st_mtime > PATIENCE
+            return time.time() - os.stat(FILE).st_mtime > PATIENCE and not lasting
         except OSError:
             return True
     poll = select.poll()

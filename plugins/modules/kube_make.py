@@ -14,6 +14,9 @@ description:
     binaries and image archives, each with its path, size and checksum.
   - A stamp beside the outputs remembers the sources, parameters and toolchain that made them. As long as all of them are the same
     and the outputs are untouched, C(make) is not run at all.
+  - A build whose connection breaks, or whose C(ansible-playbook) is killed, goes on on its host. The next run with the same tree and options waits for
+    it, shows its log and takes what it made, also as a change. A build with other options waits for its end. An interrupt (SIGINT or SIGTERM of
+    C(ansible-playbook)) or a limit of the task ends the build, and so do a broken connection or the end of Ansible where nothing is shown (O(progress)).
 extends_documentation_fragment:
   - nodeforge.kind._attributes
   - nodeforge.kind._attributes.actiongroup_kind
@@ -118,7 +121,7 @@ options:
     default: 20
   timeout:
     description:
-      - Seconds after which C(make) and all that it started are ended. Waiting for another build of the same tree has the same limit.
+      - Seconds after which C(make) and all that it started are ended. Waiting for another build of the same tree counts.
     type: int
     default: 7200
   progress:
@@ -126,6 +129,7 @@ options:
       - What to show on standard error while C(make) runs. V(summary) is a line every 15 seconds with the time gone and the log's
         last line, V(lines) is the log itself, as it grows, V(none) is nothing.
       - Only seen with the collection's action plugin, so not in check mode nor in a task that uses C(async).
+      - Where nothing is shown, the build is bound to the connection.
     type: str
     choices: [none, summary, lines]
     default: summary
@@ -258,6 +262,7 @@ import hashlib
 import json
 import os
 import platform as host_platform
+import pwd
 import shutil
 import signal
 import socket
@@ -317,6 +322,8 @@ class KubeMake:
         self.version_lines: dict[str, str] = {}
         self.process: t.Any = None
         self.ended_by = ""
+        # the outputs by path as the last build left them, before another one that was waited for; None where none was
+        self.earlier: dict[str, str] | None = None
 
     # -- surroundings -------------------------------------------------------------------------------------------------
 
@@ -360,15 +367,15 @@ class KubeMake:
             if level == "warning":
                 self.module.warn(f"Go: {value}; {remedy}.")
 
+    def _fingerprint(self) -> str:
+        tree = self.request.tree
+        git = self.host.find("git") if os.path.exists(os.path.join(tree, ".git")) else None
+        return _tree.git_fingerprint(tree, git, self.host.run, self.hashes) if git else _tree.walk_fingerprint(tree)
+
     def _wanted(self) -> dict[str, t.Any]:
         """All that decides the outputs' content."""
         request = self.request
-        git = self.host.find("git") if os.path.exists(os.path.join(request.tree, ".git")) else None
-        fingerprint = (
-            _tree.git_fingerprint(request.tree, git, self.host.run, self.hashes)
-            if git
-            else _tree.walk_fingerprint(request.tree)
-        )
+        fingerprint = self._fingerprint()
         environment = json.dumps(self.given_environment, sort_keys=True).encode()
         self.version_lines = self.host.version_lines()
         return {
@@ -425,7 +432,10 @@ class KubeMake:
                 self._build(wanted, reasons, before)
             else:
                 self.result["outputs"] = self.stamp["outputs"] if self.stamp else {}
-                self._diff(before, before, wanted["version"])
+                # what was there when this began, not when the other build was done
+                earlier = before if self.earlier is None else {path: self.earlier.get(path) for path in before}
+                self._tell_changes(earlier, before)
+                self._diff(earlier, before, wanted["version"])
             self.result["log_path"] = self.log_path if os.path.exists(self.log_path) else None
         return self.result
 
@@ -450,12 +460,19 @@ class KubeMake:
                 f"{kubelet['path']} needs the C library of this host, and a node may have an older one; where the tree knows it, set "
                 "KUBE_STATIC_OVERRIDES=kubelet in params, else use builder=container."
             )
+        self._tell_changes(before, after)
+        self._diff(before, after, wanted["version"])
+        if self._fingerprint() != wanted["fingerprint"]:
+            self.module.warn(f'The sources in "{self.request.tree}" changed while they were compiled; run it again.')
+            # no sources are known to give these outputs
+            wanted = {**wanted, "fingerprint": ""}
+        self._write_stamp({"format": _tree.STAMP_FORMAT, **wanted, "outputs": outputs, "hashes": self.hashes.used})
+
+    def _tell_changes(self, before: dict[str, str | None], after: dict[str, str | None]) -> None:
         for path in sorted({*before, *after}):
             if before.get(path) != after.get(path):
                 self.result["changed"] = True
                 self.result["actions"].append(f"{path} {'changed' if path in after else 'is gone'}")
-        self._diff(before, after, wanted["version"])
-        self._write_stamp({"format": _tree.STAMP_FORMAT, **wanted, "outputs": outputs, "hashes": self.hashes.used})
 
     def _make(self) -> None:
         """Run make with its output in the log. ``timeout`` leads a process group of its own and ends all of it."""
@@ -626,6 +643,7 @@ class KubeMake:
             ) from e
         try:
             deadline = self.started + self.module.params["timeout"]
+            whose: list[str] = []
             while True:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -635,15 +653,42 @@ class KubeMake:
                         raise TreeError(
                             f'"{path}" cannot be locked ({e.strerror}); put the tree on a file system with locks.'
                         ) from e
+                    whose = self._await(path, whose)
                     if time.monotonic() >= deadline:
                         raise TreeError(
-                            f'Another build of the tree "{self.request.tree}" has been running for {self.module.params["timeout"]} s; '
-                            "wait for its end, or end it, and run this again."
+                            f'Another build of the tree "{self.request.tree}"{f" ({whose[0]})" if whose else ""} has been running for '
+                            f'{self.module.params["timeout"]} s; wait for its end, or end it, and run this again.'
                         ) from e
                     time.sleep(0.2)
+            if self.earlier is not None:
+                self.result["actions"].append(f"Waited for {whose[0] if whose else 'another build of the tree'}")
+            os.truncate(lock, 0)
+            os.write(lock, f"{self._description()}\n{self.log_path}\n".encode())
             yield
         finally:
             os.close(lock)
+
+    def _description(self) -> str:
+        """Of this build, for those who wait for it."""
+        what = f"make {' '.join(self.request.targets)} for {self.request.platform}"
+        try:
+            user = pwd.getpwuid(os.geteuid()).pw_name
+        except KeyError:
+            user = _tree.user_name()
+        return f"{what} of {user}, process {os.getpid()}, since {time.strftime('%H:%M:%S')}"
+
+    def _await(self, path: str, whose: list[str]) -> list[str]:
+        """Tells for whom this waits, and shows the log of that build. Returns these two, which may come only after a while."""
+        if self.earlier is None:
+            stamp = _tree.read_stamp(self.stamp_path) or {}
+            self.earlier = {output["path"]: output["sha256"] for kind in stamp.get("outputs", {}).values() for output in kind.values()}
+        found: list[str] = []
+        with contextlib.suppress(OSError), open(path, encoding="utf-8") as file:
+            found = file.read().splitlines()
+        if len(found) != 2 or not os.access(found[1], os.R_OK) or found == whose:
+            return whose
+        _alive.announce(found[1], f"Waits for {found[0]}")
+        return found
 
     @contextlib.contextmanager
     def _signals(self) -> t.Iterator[None]:
@@ -677,7 +722,7 @@ class KubeMake:
             process.terminate()
 
     def _watch(self, dummy_number: int, dummy_frame: t.Any) -> None:
-        if _alive.abandoned():
+        if _alive.abandoned(lasting=True):
             self._end("nobody waits for it any more")
 
     def _containers(self) -> set[str]:

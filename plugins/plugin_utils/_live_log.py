@@ -8,8 +8,11 @@ Ansible shows a task's result when it is done, which for a compile is after many
 asynchronous job on its host, and this plugin reads the growing log over the task's own connection, privileges included.
 
 The module and this plugin share one small file on the host. This plugin touches it as long as it waits, so the module
-notices when nobody does any more, even after a broken connection. The module writes the log's path into it and removes it
-at its end, so a look at the file is all that a round costs.
+notices when nobody does any more, even after a broken connection. The module writes the log's path into it, and a second line that is
+to be shown at once, and removes it at its end, so a look at the file is all that a round costs.
+
+Who is told to end (an interrupt, a limit of the task) removes the file, and the module ends, too. Who is lost (a broken connection, a killed Ansible)
+leaves it, and whether the module goes on is its own matter.
 """
 
 from __future__ import annotations
@@ -78,6 +81,10 @@ def _signals_raise() -> t.Iterator[None]:
             signal.signal(name, handler)
 
 
+class _Lost(AnsibleError):
+    """Nobody can wait for the job any more, and nobody has said that it is to end."""
+
+
 class LiveLogActionBase(ActionBase):
     """Runs the module of the same name. The module has options C(progress) and, unless JOB_LIMIT is set, C(timeout)."""
 
@@ -127,6 +134,7 @@ class LiveLogActionBase(ActionBase):
         alive = self._connection._shell.join_path(directory, f"nodeforge-{secrets.token_hex(8)}")
         self._sh(f"umask 77; mkdir -p {shlex.quote(directory)} && : > {shlex.quote(alive)}")
         result: dict[str, t.Any] | None = None
+        lost = False
         try:
             with _signals_raise():
                 try:
@@ -136,9 +144,12 @@ class LiveLogActionBase(ActionBase):
                     else:
                         job = {"jid": job["ansible_job_id"], "_async_dir": directory}
                         result = self._watch(progress, alive, job, task_vars)
+                except (AnsibleConnectionFailure, _Lost):
+                    lost = True
+                    raise
                 finally:
-                    # whatever ended this early (a limit of the task, the user): without the file the module ends too
-                    if result is None:
+                    # whatever else ended this early (a limit of the task, the user): without the file the module ends too
+                    if result is None and not lost:
                         with contextlib.suppress(AnsibleConnectionFailure):
                             self._sh(f"rm -f {shlex.quote(alive)}")
         except _Interrupted as e:
@@ -157,11 +168,12 @@ class LiveLogActionBase(ActionBase):
         started = answered = asked = shown = time.monotonic()
         interval = INTERVAL[0]
         line_number = 1
+        told: list[str] = []
         parent = os.getppid()
         while True:
             time.sleep(interval)
             if os.getppid() != parent:
-                raise AnsibleError("Ansible itself was killed, so nobody waits for this task any more.")
+                raise _Lost("Ansible itself was killed, so nobody waits for this task any more.")
             try:
                 rc, lines = self._look(progress, alive, line_number)
             except AnsibleConnectionFailure:
@@ -170,6 +182,15 @@ class LiveLogActionBase(ActionBase):
                     raise
                 continue
             answered = now = time.monotonic()
+            # two lines about the log come before it
+            about, lines = lines[:2], lines[2:]
+            if about and about != told:
+                if about[1]:
+                    self._show([about[1]])
+                if told and about[0] != told[0]:
+                    # another one, which was read from where the last one ended
+                    line_number, lines = 1, []
+                told = about
             interval = INTERVAL[0] if len(lines) == MAX_LINES else min(interval * 1.3, INTERVAL[1])
             if progress == "lines":
                 line_number += len(lines)
@@ -183,16 +204,17 @@ class LiveLogActionBase(ActionBase):
                 status = self._job("status", job, task_vars)
                 if status.get("finished"):
                     self._job("cleanup", job, task_vars)
-                    if progress == "lines" and status.get("log_path") and "rc" in status:
-                        self._show(self._read(progress, f"log={shlex.quote(status['log_path'])}", line_number)[1])
+                    log = status.get("log_path")
+                    if progress == "lines" and log and (told or "rc" in status):
+                        rest = line_number if not told or told[0] == log else 1
+                        self._show(self._read(progress, f"log={shlex.quote(log)}", rest)[1])
                     return {name: value for name, value in status.items() if name not in JOB_KEYS}
 
     def _look(self, progress: str, alive: str, line_number: int) -> tuple[int, list[str]]:
         """Touch the file, and read the log that it names, if there is one yet."""
         file = shlex.quote(alive)
-        return self._read(
-            progress, f"[ -e {file} ] || exit {GONE}; touch -c {file}; read -r log < {file} || exit 0", line_number
-        )
+        look = f"[ -e {file} ] || exit {GONE}; touch -c {file}; {{ read -r log && read -r note; }} < {file} || exit 0; "
+        return self._read(progress, look + 'printf "%s\\n" "$log" "$note"', line_number)
 
     def _read(self, progress: str, prologue: str, line_number: int) -> tuple[int, list[str]]:
         """Only whole lines when all of them are wanted: the rest comes with the next look."""

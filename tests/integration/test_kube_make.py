@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -610,13 +611,16 @@ def test_two_at_once(tree: Tree, run_module: t.Any, make: t.Any) -> None:
     processes = [run_module("kube_make", args, popen=True) for dummy in range(2)]
     results = [json.loads(process.stdout.read()) for process in processes]
     assert [process.wait(60) for process in processes] == [0, 0], results
-    assert sorted(result["changed"] for result in results) == [False, True] and tree.runs == 1
+    # the outputs were not there when either began
+    assert [result["changed"] for result in results] == [True, True] and tree.runs == 1
+    (waited,) = [result["actions"][0] for result in results if not result["actions"][0].startswith("Ran")]
+    assert re.fullmatch(r"Waited for make all for linux/\w+ of \w+, process \d+, since [\d:]+", waited)
     assert results[0]["outputs"] == results[1]["outputs"]
 
     holder = run_module("kube_make", {**args, "targets": ["lazy"]}, popen=True)
     wait_for((tree.path / "_output/pid").exists)
     message = failure(make(timeout=1))
-    assert "Another build of the tree" in message
+    assert f'Another build of the tree "{tree.path}" (make lazy for linux/' in message and f"process {holder.pid}," in message
     assert not make(check=True)["changed"], "check mode needs no lock"
     holder.terminate()
     holder.stdout.read()
@@ -810,6 +814,50 @@ def test_time_limit_of_the_task(tree: Tree, playbook: t.Any) -> None:
     assert process.returncode != 0
     pid = int((tree.path / "_output/pid").read_text())
     wait_for(lambda: gone(pid), 45)
+
+
+@pytest.mark.usefixtures("no_orphans")
+def test_the_next_run_takes_over(tree: Tree, playbook: t.Any, tmp_path: pathlib.Path) -> None:
+    """A killed Ansible does not end make, and the next one waits for that instead of starting another."""
+    go_on = tmp_path / "go on"
+    makefile = (tree.path / "Makefile").read_text()
+    tree.write("Makefile", f"{makefile}\nhold: all\n\t@echo holding; while [ ! -e '{go_on}' ]; do sleep 0.1; done; echo released\n")
+    tree.commit()
+    first = playbook(options="targets: [hold]", popen=True)
+    wait_for(lambda: [log for log in tree.path.glob("_output/nodeforge/*.log") if "holding" in log.read_text()], 60)
+    first.kill()
+    first.communicate(timeout=60)
+    second = playbook(options="targets: [hold], progress: lines", popen=True)
+    seen = []
+    for line in second.stderr:
+        seen.append(line.strip())
+        if "holding" in line:
+            go_on.touch()
+    assert second.wait(60) == 0, second.stdout.read()
+    shown = [line for line in seen if line.startswith("[localhost] ")]
+    assert shown[0].startswith("[localhost] Waits for make hold for linux/") and shown[-1] == "[localhost] released", seen
+    result = result_of(tree)
+    assert result["changed"] and tree.runs == 1 and result["actions"][0].startswith("Waited for make hold")
+    assert result["diff"]["before"]["outputs"] == {} and result["diff"]["after"]["outputs"] == {
+        result["outputs"]["binaries"]["kubelet"]["path"]: result["outputs"]["binaries"]["kubelet"]["sha256"]
+    }
+
+
+def test_sources_that_change_meanwhile(tree: Tree, run_module: t.Any, make: t.Any, tmp_path: pathlib.Path) -> None:
+    """What was made of a mixture is not taken for what either of its sources gives."""
+    go_on = tmp_path / "go on"
+    makefile = (tree.path / "Makefile").read_text()
+    tree.write("Makefile", f"{makefile}\nhold:\n\t@touch _output/holds; while [ ! -e '{go_on}' ]; do sleep 0.1; done; $(MAKE) all\n")
+    tree.commit()
+    text = (tree.path / "cmd/kubelet/main.go").read_text()
+    process = run_module("kube_make", {"tree": str(tree.path), "targets": ["hold"], "what": ["kubelet"]}, popen=True)
+    wait_for((tree.path / "_output/holds").exists)
+    tree.write("cmd/kubelet/main.go", text.replace("says", "said"))
+    go_on.touch()
+    result = json.loads(process.stdout.read())
+    assert process.wait(20) == 0 and "changed while they were compiled" in result["warnings"][0]
+    tree.write("cmd/kubelet/main.go", text)
+    assert make(targets=["hold"])["changed"] and not make(targets=["hold"])["changed"]
 
 
 @pytest.fixture

@@ -49,6 +49,7 @@ class Player:
         self.cache = directory / "cache"
         self.env["XDG_CACHE_HOME"] = str(self.cache)
         self.number = 0
+        self.places: dict[int, pathlib.Path] = {}
 
     def command(self, tasks: t.Any, hosts: dict[str, dict[str, t.Any]], *options: str, play: dict[str, t.Any] | None = None, **variables: t.Any) -> list[str]:
         self.number += 1
@@ -64,9 +65,11 @@ class Player:
         return ["ansible-playbook", "-i", str(place / "hosts.yml"), playbook, "-e", json.dumps(variables), *options]
 
     def start(self, *arguments: t.Any, **options: t.Any) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.command(*arguments, **options), env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
+        self.places[process.pid] = self.directory / str(self.number)
+        return process
 
     def ended(self, process: subprocess.Popen[str], check: bool = True, timeout: float = 900) -> Play:
         started = time.monotonic()
@@ -77,7 +80,7 @@ class Player:
             host: {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", counts)}
             for host, counts in re.findall(r"^(\S+)\s+:\s+(ok=.*)$", output, re.M)
         }
-        facts = {path.name: json.loads(path.read_text()) for path in (self.directory / str(self.number) / "facts").iterdir()}
+        facts = {path.name: json.loads(path.read_text()) for path in (self.places[process.pid] / "facts").iterdir()}
         return Play(process.returncode, output, time.monotonic() - started, recap, facts)
 
     def __call__(self, *arguments: t.Any, check: bool = True, **options: t.Any) -> Play:

@@ -263,5 +263,8 @@ class Relay:
         self.open.clear()
 
     def close(self) -> None:
+        # closed alone, it would accept one more
+        with contextlib.suppress(OSError):
+            self.server.shutdown(socket.SHUT_RDWR)
         self.server.close()
         self.cut()

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # On the build host, as what rsync starts there: receive.sh PLACE STATE DRY RSYNC...
-# One synchronisation of a tree at a time. Says which state of the repository is there; with a STATE it takes the one that comes; with none it has none.
+# One synchronisation of a tree at a time, and none while it is compiled. Says which state of the repository is there; with a STATE it takes the one that comes; with none it has none.
 umask 022
 place=$1 state=$2 dry=$3
 shift 3
@@ -20,6 +20,14 @@ if [ "$dry" = no ]; then
       exit 75
     }
   fi
+fi
+# A compile must not see files change: what one reads here, its compiler may read anew.
+if [ "$dry" = no ] && [ -e "$place/tree/_output/nodeforge/lock" ] && command -v flock >/dev/null; then
+  exec 8<"$place/tree/_output/nodeforge/lock"
+  flock -n 8 || {
+    echo "nodeforge: compiling $(sed -n 1p "$place/tree/_output/nodeforge/lock")" >&2
+    exit 75
+  }
 fi
 if [ "$state" = none ] && [ "$dry" = no ]; then rm -rf "$place/tree/.git"; fi
 if [ -z "$state" ] || [ "$state" = none ]; then

@@ -5,7 +5,8 @@
 # On the controller: brings a tree to a build host.
 # usage: sync.sh TREE STAGED HOST SSH USER CACHE TIMEOUT DRY EXCLUDE...
 # HOST is reached by the command SSH, and there the tree becomes USER's, in CACHE/synced/NAME/tree; with DRY=yes nothing is changed. Prints NAME, whether
-# the role embedded_tree made the tree, and then what rsync says of each file that differs.
+# the role embedded_tree made the tree, and then what rsync says of each file that differs. Ends with 75 where something differs and the tree is compiled there
+at this time.
 #
 # A part of the repository comes, too, made in STAGED/NAME/.git where it changed: all commits, as tags count them, and the trees of HEAD, as git status
 # compares with them, without any file's content.
@@ -131,13 +132,27 @@ bring() {
   if [ "$dry" = yes ]; then set -- --dry-run "$@"; fi
   far="sh -c $(quote "$as")$(quote "$(cat "$here/receive.sh")")$(quote "$user")$(quote "$place")$(quote "$taken")$(quote "$dry")"
   status=0
+  : >"$work/told"
   rsync -rlptO -z --delete --out-format='%i %n%L' --timeout="$timeout" --partial-dir="$place/partial" -e "$ssh" --rsync-path="$far" "$@" \
-    2>"$work/errors" || status=$?
+    >"$work/told" 2>"$work/errors" || status=$?
+  if [ "$status" != 0 ] && grep -q '^nodeforge: compiling ' "$work/errors"; then
+    compiled=$(sed -n 's/^nodeforge: compiling //p' "$work/errors")
+    dry=yes
+    bring "$taken" "$@"
+    return
+  fi
+  cat "$work/told"
   grep -v '^nodeforge: state ' "$work/errors" >&2 || :
   # 24: a file went away meanwhile
   [ "$status" = 0 ] || [ "$status" = 24 ] || exit "$status"
 }
 
+# with who compiles the tree there at this time: it stays as it is, and that is enough where nothing differs
+compiled=
+differs() {
+  printf 'nodeforge: compiling %s\n' "$compiled" >&2
+  exit 75
+}
 taken=
 if [ "$state" = none ]; then taken=none; fi
 for pattern; do
@@ -145,7 +160,9 @@ for pattern; do
   set -- "$@" --exclude="$pattern"
 done
 bring "$taken" --exclude=/.git "$@" "$tree/" "$host:$place/tree/"
+if [ -n "$compiled" ] && grep -q '^[<>ch.*][fdLDSe]' "$work/told"; then differs; fi
 there=$(sed -n 's/^nodeforge: state //p' "$work/errors")
 if [ "$state" != none ] && [ "$state" != "$there" ]; then
+  if [ -n "$compiled" ]; then differs; fi
   bring "$state" --exclude=/index --exclude=/index.lock --exclude=/synced "$staged/.git/" "$host:$place/tree/.git/"
 fi
