@@ -66,7 +66,9 @@ pids() {
     esac && link=${link%/exe} && printf '%s\n' "${link#/proc/}"
   done
 }
-running() { local p; for p in $(pids); do sum "/proc/$p/exe" && echo; done | sort -u; }
+running() { local p; for p in $(pids); do sum_of "/proc/$p/exe" && echo; done | sort -u; }
+# of a program that may be the file itself, whose checksum is known
+sum_of() { if [ -n "${disk:-}" ] && [ "$1" -ef "$file" ]; then printf %s "$disk"; else sum "$1"; fi; }
 
 mounted() { sed -n "s|.*path: *\"\{0,1\}$dir/\([0-9a-f]\{64\}\)/$name\"\{0,1\} *$|\1|p" "$manifest" 2>/dev/null | head -n 1; }
 # what would run after a restart: a checksum, or original where nothing of ours is in place
@@ -395,7 +397,9 @@ case $action in
     [ ! -e "$session" ] || say debugged yes
     say machine "$(uname -m)"
     say state "$(cat "$dir/state.json" 2>/dev/null)"
-    say disk "$(on_disk)"
+    disk=$(on_disk)
+    say disk "$disk"
+    case $how in unit | file) ;; *) disk= ;; esac
     running | while read -r one; do say running "$one"; done
     [ "$how" != pod ] || [ -e "$manifest" ] || [ -e "$dir/previous.yaml" ] || say absent manifest
     ;;

@@ -386,7 +386,7 @@ class Keeper:
             try:
                 rc, out, err = self._kind(*command)
                 if rc != 0:
-                    raise EngineError(f'The cluster "{self.name}" could not be created: {self._error(out, err)}')
+                    raise EngineError(f'The cluster "{self.name}" could not be created: {self._balancer(err) or self._error(out, err)}')
                 self._await_ready()
                 self._note()
             except EngineError as e:
@@ -399,6 +399,18 @@ class Keeper:
                 raise EngineError(f'Interrupted by {e}: the half-made cluster "{self.name}" is removed') from e
         seconds = "" if self.module.check_mode else f" in {time.monotonic() - began:.1f} s"
         self.actions.append(f'Created the cluster "{self.name}" of {len(plan)} node{"s" if len(plan) > 1 else ""}{seconds}')
+
+    def _balancer(self, err: str) -> str:
+        """What to do where kind lacks the image of the load balancer, which nobody names: kind knows it by itself."""
+        plan = kind.planned(self.config, self.image)
+        planes = sum(role == kind.CONTROL_PLANE for dummy, role, dummy2 in plan)
+        match = re.search(r'failed to pull image "([^"]+)"', err)
+        if not match or planes < 2 or match.group(1) in [reference for dummy, dummy2, reference in plan]:
+            return ""
+        return (
+            f'{planes} control planes need a load balancer, whose image "{match.group(1)}" the engine neither has nor can pull: bring it there under '
+            "that name (docker save, docker load), or wish for one control plane"
+        )
 
     @staticmethod
     def _error(out: str, err: str) -> str:

@@ -71,8 +71,9 @@ options:
   serial:
     description:
       - How many nodes to swap at once. After a node that failed, no further ones are begun.
+      - V(0) is one after the other for the static pods of control planes, which are each other's reserve, and all of them for the others.
     type: int
-    default: 1
+    default: 0
   health_timeout:
     description:
       - Seconds within which the component has to become healthy in a node, and again for the previous one after it did not.
@@ -232,8 +233,8 @@ class Swapper:
         self.size = 0
         self.results: list[dict[str, t.Any]] = []
         self.interrupted: str | None = None
-        if params["serial"] < 1 or params["health_timeout"] < 1:
-            raise kind.BadInput("The options serial and health_timeout must be at least 1")
+        if params["serial"] < 0 or params["health_timeout"] < 1:
+            raise kind.BadInput("The option serial must be at least 0, and health_timeout at least 1")
 
     def run(self) -> dict[str, t.Any]:
         known = kind.nodes(self.engine, self.cluster)
@@ -321,8 +322,9 @@ class Swapper:
         actions: list[str] = []
         failed: list[dict[str, t.Any]] = []
         waiting = list(todo)
+        serial = self.params["serial"] or (1 if self.how == component.POD else len(todo))
         while waiting and not failed and not self.interrupted:
-            batch, waiting = waiting[: self.params["serial"]], waiting[self.params["serial"] :]
+            batch, waiting = waiting[:serial], waiting[serial:]
             for node in batch:
                 entries[node.name]["reason"] = reasons[node]
             self._batch(batch, entries)
@@ -451,7 +453,7 @@ def main() -> None:
             "binary": {"type": "path"},
             "state": {"type": "str", "choices": ["present", "original"], "default": "present"},
             "nodes": {"type": "list", "elements": "str", "default": ["all"]},
-            "serial": {"type": "int", "default": 1},
+            "serial": {"type": "int", "default": 0},
             "health_timeout": {"type": "int", "default": 60},
         },
         required_if=[("state", "present", ["binary"])],

@@ -16,6 +16,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import typing as t
 
@@ -25,11 +26,36 @@ import yaml
 from e2e.conftest import ROOT, build
 from inner_loop.test_inner_loop import BROKEN, CLUSTER, PLANE, WORKER, Inner, sha256, until
 
-COMPONENTS = ("kubelet", "kube-scheduler", "kube-controller-manager")
+COMPONENTS = ("kubelet", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nodeforge"
 TREE = CACHE / "trees" / "v1.37.2"
 KUBERNETES = TREE / "vendor/k8s.io/kubernetes"
 ROLE = ROOT / "roles/kube_component_debug"
+
+
+@contextlib.contextmanager
+def lent(tree: pathlib.Path) -> t.Iterator[None]:
+    """A tree that others use, too: what is compiled there meanwhile goes afterwards, and what had been compiled is there again."""
+    places = {place: place.with_name(f".{place.name}-before") for place in (tree / "_output/local", tree / "_output/bin")}
+
+    def forget(place: pathlib.Path) -> None:
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+
+    for place, kept in places.items():
+        if os.path.lexists(kept):  # of a run that was killed
+            forget(place)
+        elif os.path.lexists(place):
+            place.rename(kept)
+    try:
+        yield
+    finally:
+        for place, kept in places.items():
+            forget(place)
+            if os.path.lexists(kept):
+                kept.rename(place)
 
 
 def free_port() -> int:
@@ -192,18 +218,26 @@ class Debug(Inner):
     pause = ""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def tree() -> t.Iterator[pathlib.Path]:
+    """The embedded tree, for which the cache of Go is warm."""
+    with lent(TREE):
+        yield TREE
+
+
 @pytest.fixture(scope="module")
-def loop(ansible_env: dict[str, str], run_module: t.Any, tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Debug]:
+def loop(tree: pathlib.Path, ansible_env: dict[str, str], run_module: t.Any, tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Debug]:
     image = os.environ.get("INNER_IMAGE") or build(ansible_env).summary["image"]
     directory = tmp_path_factory.mktemp("debug")
     loop = Debug(docker.from_env(timeout=300), run_module, image, directory)
     # kept apart from what other tests compile there: a debug build is another build of the same file
-    made = run_module("kube_make", {"tree": str(TREE), "targets": ["all"], "what": [f"cmd/{name}" for name in COMPONENTS], "debug": True}, timeout=3600)
+    made = run_module("kube_make", {"tree": str(tree), "targets": ["all"], "what": [f"cmd/{name}" for name in COMPONENTS], "debug": True}, timeout=3600)
     assert not made.failed, made
     loop.programs = {}
     for name in COMPONENTS:
         loop.programs[name] = directory / "compiled" / name
         loop.programs[name].parent.mkdir(exist_ok=True)
+        # the playbook compiles one of them there once more
         shutil.copyfile(made["outputs"]["binaries"][name]["path"], loop.programs[name])
         loop.programs[name].chmod(0o755)
     loop.dlv = compiled_dlv(loop.programs["kubelet"])
@@ -344,35 +378,108 @@ def _answers(port: int) -> bool:
     return False
 
 
-def stop_the_kubelet(loop: Debug, port: int, name: str) -> None:
-    """As an editor does: a breakpoint by file and line, a pod, its name read at the stop, and on; the pod then runs."""
-    source = KUBERNETES / "pkg/kubelet/kubelet.go"
+@contextlib.contextmanager
+def stopped(
+    port: int, source: pathlib.Path, text: str, do: t.Callable[[], t.Any], condition: str = "", paths: t.Sequence[t.Any] = ()
+) -> t.Iterator[tuple[t.Callable[[str], str], t.Any]]:
+    """As an editor does: a breakpoint by file and line, something done that leads there, and at the end on. Gives what tells values, and the frame."""
     dap = Dap(port)
     assert dap.call("initialize", adapterID="go", linesStartAt1=True, pathFormat="path")["supportsConditionalBreakpoints"]
-    attaching = dap.send("attach", mode="remote", stopOnEntry=False)
+    dap.send("attach", mode="remote", stopOnEntry=False, substitutePath=list(paths))
     dap.event("initialized")
-    points = dap.call(
-        "setBreakpoints",
-        source={"path": str(source)},
-        breakpoints=[{"line": line_of(source, 'Info("SyncPod enter"'), "condition": f'pod.ObjectMeta.Name == "{name}"'}],
-    )["breakpoints"]
-    assert points[0]["verified"], points
+    line = line_of(source, text)
+    points = dap.call("setBreakpoints", source={"path": str(source)}, breakpoints=[{"line": line, "condition": condition}])["breakpoints"]
+    assert points[0]["verified"] and points[0]["line"] == line, points
     dap.call("configurationDone")
-    assert attaching
-    loop.pod(name, WORKER)
-    stopped = dap.event("stopped")
-    assert stopped["reason"] == "breakpoint", stopped
-    (frame, *dummy) = dap.call("stackTrace", threadId=stopped["threadId"], levels=5)["stackFrames"]
-    assert frame["name"].endswith("(*Kubelet).SyncPod") and frame["source"]["path"] == str(source)
-    value = dap.call("evaluate", expression="pod.ObjectMeta.Name", frameId=frame["id"], context="watch")["result"]
-    assert value == f'"{name}"'
-    assert loop.phase(name) == "Pending"
+    do()
+    at = dap.event("stopped")
+    assert at["reason"] == "breakpoint", at
+    (frame, *dummy) = dap.call("stackTrace", threadId=at["threadId"], levels=5)["stackFrames"]
+    assert frame["source"]["path"] == str(source) and frame["line"] == line, frame
+    yield lambda expression: dap.call("evaluate", expression=expression, frameId=frame["id"], context="watch")["result"], frame
     dap.call("setBreakpoints", source={"path": str(source)}, breakpoints=[])
-    dap.call("continue", threadId=stopped["threadId"])
-    until(lambda: loop.phase(name) == "Running")
+    dap.call("continue", threadId=at["threadId"])
     dap.send("disconnect", terminateDebuggee=False)
+
+
+def stop_the_kubelet(loop: Debug, port: int, name: str) -> None:
+    """A pod stops it; its name is read there, and the pod then runs."""
+    source = KUBERNETES / "pkg/kubelet/kubelet.go"
+    condition = f'pod.ObjectMeta.Name == "{name}"'
+    with stopped(port, source, 'Info("SyncPod enter"', lambda: loop.pod(name, WORKER), condition) as (value, frame):
+        assert frame["name"].endswith("(*Kubelet).SyncPod")
+        assert value("pod.ObjectMeta.Name") == f'"{name}"'
+        assert loop.phase(name) == "Pending"
+    until(lambda: loop.phase(name) == "Running")
     loop.kubectl("delete", "pod", name, "--now")
     assert loop.ready()
+
+
+def test_api_server_in_its_static_pod(loop: Debug) -> None:
+    """All of the cluster asks it, so whatever asks while it stands is answered afterwards."""
+    before, name, port = loop.pictures(), "kube-apiserver", free_port()
+    predicted = loop.debug(name, port=port, check=True, diff=True)
+    assert predicted["changed"] and loop.pictures() == before
+    done = loop.debug(name, port=port, diff=True)
+    assert done["changed"] and done["diff"] == predicted["diff"] and done["actions"] == predicted["actions"], done
+    assert loop.running(PLANE, name) == [sha256(loop.programs[name])]
+    for check in (True, False):
+        assert loop.debug(name, port=port, check=check)["actions"] == []
+    manifest = yaml.safe_load(loop.sh(PLANE, f"cat /etc/kubernetes/manifests/{name}.yaml"))
+    (container,) = manifest["spec"]["containers"]
+    assert not [key for key in container if key.endswith("Probe")] and container["command"][1] == "exec"
+
+    create = threading.Thread(target=lambda: loop.kubectl("create", "configmap", "stops-it", "--from-literal=word=told"))
+    source = KUBERNETES / "pkg/registry/core/configmap/strategy.go"
+    with stopped(port, source, "return validation.ValidateConfigMap(cfg)", create.start) as (value, frame):
+        assert frame["name"].endswith("configmap.strategy.Validate")
+        assert value("cfg.ObjectMeta.Name") == '"stops-it"' and value('cfg.Data["word"]') == '"told"'
+        assert create.is_alive()
+    create.join(30)
+    assert loop.kubectl("get", "configmap", "stops-it", "-o", "jsonpath={.data.word}") == "told"
+    loop.kubectl("delete", "configmap", "stops-it")
+
+    assert loop.debug(name, state="absent")["changed"] and not loop.debug(name, state="absent")["changed"]
+    assert loop.running(PLANE, name) == [sha256(loop.program(name))]
+    loop.gone(before)
+    # everything that asks it is well, too
+    until(loop.ready)
+    loop.pod("after")
+    until(lambda: loop.phase("after") == "Running")
+    loop.kubectl("delete", "pod", "after", "--now")
+
+
+def test_attached_to_kube_proxy(loop: Debug) -> None:
+    """A DaemonSet's pod goes on under dlv, on one node only, and goes on without it."""
+    name, port = "kube-proxy", free_port()
+    own = sha256(loop.program(name))
+    before = loop.pictures()
+    assert loop.swap(name, loop.programs[name], nodes=["worker"])["changed"]
+    until(lambda: loop.running(PLANE, name) == [own])
+    pid = loop.pid(WORKER, name)
+    done = loop.debug(name, node="worker", port=port, attach=True)
+    assert done["changed"] and done["pid"] == pid and done["roots"]["tree"] == str(TREE), done
+    assert loop.debug(name, node="worker", port=port, attach=True)["actions"] == []
+    source = KUBERNETES / "pkg/proxy/iptables/proxier.go"
+
+    def create() -> None:
+        loop.kubectl("create", "service", "clusterip", "stops-it", "--tcp=80:80")
+
+    with stopped(port, source, "proxier.OnServiceUpdate(nil, service)", create, 'service.ObjectMeta.Name == "stops-it"') as (value, frame):
+        assert frame["name"].endswith("(*Proxier).OnServiceAdd")
+        address = value("service.Spec.ClusterIP").strip('"')
+        assert address == loop.kubectl("get", "service", "stops-it", "-o", "jsonpath={.spec.clusterIP}")
+        # the other node's, which nobody stops, knows the service already
+        until(lambda: address in loop.sh(PLANE, "iptables-save"))
+        assert address not in loop.sh(WORKER, "iptables-save")
+    until(lambda: address in loop.sh(WORKER, "iptables-save"))
+    loop.kubectl("delete", "service", "stops-it")
+    assert loop.debug(name, node="worker", state="absent")["changed"]
+    assert loop.pid(WORKER, name) == pid and "TracerPid:\t0" in loop.sh(WORKER, f"cat /proc/{pid}/status")
+    assert loop.swap(name)["changed"]
+    loop.gone(before)
+    for node in (PLANE, WORKER):
+        assert loop.running(node, name) == [own]
 
 
 def test_scheduler_in_its_static_pod(loop: Debug) -> None:
@@ -528,6 +635,97 @@ def test_a_published_port_lets_the_gateway_through_only(loop: Debug) -> None:
     until(lambda: loop.sh(PLANE, "kubectl --kubeconfig /etc/kubernetes/admin.conf get --raw /readyz", check=False) == "ok", 120)
     assert loop.debug("kubelet", node=PLANE, state="absent")["changed"]
     until(loop.ready)
+    loop.gone(before)
+
+
+# Sources that are elsewhere than the program says.
+
+
+SMALL = """package main
+
+import (
+	"fmt"
+	"os"
+	"time"
+)
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "--version" {
+		fmt.Println("Kubernetes v1.99.0-small")
+		return
+	}
+	for count := 0; ; count++ {
+		step(count)
+	}
+}
+
+func step(count int) {
+	time.Sleep(100 * time.Millisecond) // here
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "held"),
+    [
+        # as the build container of Kubernetes has it, and as without any path of a machine
+        (["-gcflags=all=-N -l", "-gcflags=k8s.io/kubernetes/...=-N -l -trimpath={tree}=>/go/src/k8s.io/kubernetes"], "/go/src/k8s.io/kubernetes"),
+        (["-trimpath", "-gcflags=all=-N -l"], "k8s.io/kubernetes"),
+    ],
+    ids=["container", "trimmed"],
+)
+def test_editors_have_the_sources_elsewhere(
+    loop: Debug, ansible_env: dict[str, str], tmp_path: pathlib.Path, flags: list[str], held: str
+) -> None:
+    """What editors are told is computed from what the program holds; with it they stop at a line of a file that only they have."""
+    name, port, there, here = "kube-scheduler", free_port(), tmp_path / "there", tmp_path / "here"
+    for tree in (there, here):
+        (tree / "cmd" / name).mkdir(parents=True)
+        (tree / "go.mod").write_text("module k8s.io/kubernetes\n\ngo 1.20\n")
+        (tree / "cmd" / name / "main.go").write_text(SMALL)
+    binary = tmp_path / "compiled" / name
+    build = ["go", "build", *(flag.format(tree=there) for flag in flags), "-o", binary, f"./cmd/{name}"]
+    subprocess.run(build, cwd=there, check=True, env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=mod"})
+    shutil.rmtree(there)
+
+    before = loop.pictures()
+    play = tmp_path / "play.yml"
+    variables = {
+        "kube_component_debug_component": name,
+        "kube_component_debug_cluster": CLUSTER,
+        "kube_component_debug_binary": str(binary),
+        "kube_component_debug_dlv": str(loop.dlv),
+        "kube_component_debug_port": port,
+        "kube_component_debug_wait_for_client": True,
+        "kube_component_debug_directory": str(loop.directory / "debug"),
+        "kube_component_debug_local_tree": str(here),
+    }
+    role = {"ansible.builtin.include_role": {"name": "nodeforge.kind.kube_component_debug"}}
+    play.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "vars": variables, "tasks": [role]}]))
+
+    def run(*extra: str) -> None:
+        ended = subprocess.run(["ansible-playbook", play, *extra], env=ansible_env, capture_output=True, text=True, timeout=300, check=False)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+
+    try:
+        run()
+        (entry,) = json.loads((here / ".vscode/launch.json").read_text())["configurations"]
+        assert entry["substitutePath"] == [{"from": str(here), "to": held}] and entry["port"] == port, entry
+        source = here / "cmd" / name / "main.go"
+        # dlv's own words for the same
+        init = tmp_path / "init"
+        init.write_text((here / f".nodeforge/{name}.dlv").read_text() + f"break {source}:{line_of(source, '// here')}\nclearall\nquit -c\n")
+        told = subprocess.run(
+            [loop.dlv, "connect", f"127.0.0.1:{port}", "--init", init],
+            input="n\n", capture_output=True, text=True, env={**os.environ, "XDG_CONFIG_HOME": str(tmp_path / "config")}, timeout=60, check=False,
+        )  # fmt: skip
+        assert re.search(r"Breakpoint 1 set at .* for main\.step\(\)", told.stdout), told
+        until(lambda: _answers(port))
+        with stopped(port, source, "// here", lambda: None, "count > 2", entry["substitutePath"]) as (value, frame):
+            assert frame["name"] == "main.step" and int(value("count")) > 2
+    finally:
+        run("-e", "kube_component_debug_state=absent")
+    assert loop.running(PLANE, name) == [sha256(loop.program(name))]
     loop.gone(before)
 
 
