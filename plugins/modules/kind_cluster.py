@@ -348,9 +348,13 @@ class Keeper:
         except OSError as e:
             raise kind.BadInput(f'The program "{self._program}" cannot be run: {e.strerror or e}; name kind in the option kind') from e
         except Interrupted:
-            with contextlib.suppress(OSError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+            self._end_kind()
             raise
+
+    def _end_kind(self) -> None:
+        """Also what it has started and does not wait for: where one node fails, it ends while it makes others."""
+        with contextlib.suppress(OSError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def _with_kubeconfig(self, *arguments: str) -> list[str]:
         return [*arguments, "--name", self.name, *(["--kubeconfig", self.params["kubeconfig"]] if self.params["kubeconfig"] else [])]
@@ -386,6 +390,7 @@ class Keeper:
             try:
                 rc, out, err = self._kind(*command)
                 if rc != 0:
+                    self._end_kind()
                     raise EngineError(f'The cluster "{self.name}" could not be created: {self._balancer(err) or self._error(out, err)}')
                 self._await_ready()
                 self._note()
@@ -404,8 +409,11 @@ class Keeper:
         """What to do where kind lacks the image of the load balancer, which nobody names: kind knows it by itself."""
         plan = kind.planned(self.config, self.image)
         planes = sum(role == kind.CONTROL_PLANE for dummy, role, dummy2 in plan)
-        match = re.search(r'failed to pull image "([^"]+)"', err)
-        if not match or planes < 2 or match.group(1) in [reference for dummy, dummy2, reference in plan]:
+        # what docker and podman say of it
+        match = re.search(r"""(?:Unable to find image '|unable to copy from source docker://|failed to pull image ")([^\s'":]+:[\w.-]+)""", err)
+        if planes < 2 or not match or self.engine.image(match.group(1)):
+            return ""
+        if match.group(1) in [reference for dummy, dummy2, reference in plan]:
             return ""
         return (
             f'{planes} control planes need a load balancer, whose image "{match.group(1)}" the engine neither has nor can pull: bring it there under '
@@ -506,7 +514,8 @@ class Keeper:
                 text += f"; all logs are in {directory}"
         if there and self.params["retain"]:
             text += "; the nodes are retained"
-        elif there:
+        else:
+            # also what the engine only begins to make
             with deferred():
                 self._remove_all()
         return Failure(text, **details)
