@@ -39,7 +39,7 @@ options:
     required: true
   images:
     description:
-      - Platform to digest of its image, such as V({"linux/amd64": "sha256:..."}), as M(nodeforge.kind.docker_image_push) returns it in
+      - Platform to digest of its image, such as C(linux/amd64) to C(sha256:0f6f1b...), as M(nodeforge.kind.docker_image_push) returns it in
         RV(nodeforge.kind.docker_image_push#module:digest).
       - A platform without a digest is one that is missing. It is named, and nothing is published.
     type: dict

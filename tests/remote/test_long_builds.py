@@ -56,7 +56,8 @@ class Builds:
         return self.host.sh("pgrep -x make || :").split()
 
     def holds(self) -> None:
-        self.lab.until(lambda: self.host.sh("cat /root/.cache/nodeforge/synced/*/tree/_output/nodeforge/*.log 2>/dev/null | tail -n 1") == "holding", "it holds", 90)
+        logs = "/root/.cache/nodeforge/synced/*/tree/_output/nodeforge/*.log"
+        self.lab.until(lambda: self.host.sh(f"cat {logs} 2>/dev/null | tail -n 1") == "holding", "it holds", 90)
 
     def go_on(self, user: str = "root") -> None:
         self.host.sh("touch ~/go-on", user=user)
