@@ -92,6 +92,9 @@ inner-loop: venv-test host ## clusters, and components swapped and debugged in t
 multiarch: venv-test host ## node images for arm64 on amd64 or the other way round, and both under one name; compiles Kubernetes once more
 	$(pytest) tests/multiarch -s $(PYTEST_ARGS)
 
+remote: venv-test host ## trees, images, clusters and long builds on hosts of our own, which are reached by SSH; takes a quarter of an hour
+	$(pytest) tests/remote $(PYTEST_ARGS)
+
 bench: venv-test host ## measure, with kind on the same inputs beside
 	$(bin)/python tests/bench/bench.py $(BENCH_ARGS)
 

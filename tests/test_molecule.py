@@ -11,7 +11,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # those that take minutes run with other tests of their kind
-LONG = {"multiarch"}
+LONG = {"multiarch", "remote"}
 SCENARIOS = sorted({path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")} - LONG)
 
 

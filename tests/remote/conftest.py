@@ -20,6 +20,10 @@ from remote import lab as lab_module
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "integration"))
 
 
+# What a host of the lab has already
+HERE = {"build_host_kind_version": "", "build_host_tools": {"git": "git", "make": "make", "rsync": "rsync"}}
+
+
 class Play(t.NamedTuple):
     """What a run of a playbook did: Ansible's own count by host, and the facts that the play wrote down by host."""
 
@@ -114,3 +118,15 @@ def play(tmp_path_factory: pytest.TempPathFactory, ansible_env: dict[str, str]) 
     env = {**ansible_env, "ANSIBLE_CONFIG": str(pathlib.Path(__file__).resolve().parents[2] / "ansible.cfg")}
     # a socket's path has at most 107 characters
     return Player(tmp_path_factory.mktemp("p"), env)
+
+
+@pytest.fixture(scope="session")
+def builder(lab: lab_module.Lab) -> lab_module.Host:
+    """A host that has what the role supplies makes, which is not what is tested here."""
+    supplies = pathlib.Path.home() / ".cache/nodeforge/supplies"
+    host = lab.host("node", go=True, options=["--volume", f"{supplies}:/srv/supplies:ro"])
+    host.sh(
+        "mkdir -p ~/.cache/nodeforge/supplies ~/.cache/nodeforge/bin; cd /srv/supplies; "
+        "for name in *; do case $name in run|modules|recipe-*) ;; *) cp -rs /srv/supplies/$name ~/.cache/nodeforge/supplies/ ;; esac; done"
+    )
+    return host

@@ -12,10 +12,12 @@ import docker
 import pytest
 import small_base
 
-from remote.conftest import Player
-from remote.lab import Lab, Relay
+from remote.conftest import HERE, Player
+from remote.lab import Host, Relay
+from remote.test_fleet import COLUMNS, rows
 
 CACHE = pathlib.Path.home() / ".cache/nodeforge"
+PHASES = COLUMNS[3:-1]
 TREE = CACHE / "trees/v1.37.2"
 TAG = "nodeforge-remote-test"
 IMAGE = f"kindest/node:{TAG}"
@@ -31,31 +33,21 @@ def tree(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.mark.skipif(not (TREE / ".git").exists() or not (CACHE / "supplies").exists(), reason="make node was never run here")
-def test_a_tree_of_this_machine(lab: Lab, play: Player, tree: pathlib.Path) -> None:
-    # what the role supplies makes is not what is tested here: it is there already
-    host = lab.host("node", go=True, options=["--volume", f"{CACHE}/supplies:/srv/supplies:ro"])
-    host.sh(
-        "mkdir -p ~/.cache/nodeforge/supplies ~/.cache/nodeforge/bin; cd /srv/supplies; "
-        "for name in *; do case $name in run|modules|recipe-*) ;; *) cp -rs /srv/supplies/$name ~/.cache/nodeforge/supplies/ ;; esac; done"
-    )
+def test_a_tree_of_this_machine(builder: Host, play: Player, tree: pathlib.Path) -> None:
+    host = builder
     engine = docker.from_env(timeout=300)
     relay = Relay(host.address, 0.001)
     try:
         small_base.remove_all(engine, IMAGE)
         hosts = {"node": host.variables(ansible_host="127.0.0.1", ansible_port=relay.port)}
 
-        def build(*options: str) -> t.Any:
+        def build(*options: str, **variables: t.Any) -> t.Any:
             before = sum(relay.carried)
             ended = play(
                 "nodeforge.kind.build_node",
                 hosts,
                 *options,
-                target="node",
-                kube_source=str(tree),
-                transport="stream",
-                node_image_tag=TAG,
-                build_host_kind_version="",
-                build_host_tools={"git": "git", "make": "make", "rsync": "rsync"},
+                **{"target": "node", "kube_source": str(tree), "transport": "stream", "node_image_tag": TAG, **HERE, **variables},
             )
             print(f"{ended.seconds:.0f} s, {sum(relay.carried) - before} bytes, changed {ended.changed('node')}")
             return ended
@@ -78,6 +70,13 @@ def test_a_tree_of_this_machine(lab: Lab, play: Player, tree: pathlib.Path) -> N
         print(f"the changed layer has {layers[0]['Size']} bytes, {sum(relay.carried) - before} moved")
         assert sum(relay.carried) - before <= 1.1 * layers[0]["Size"]
         assert build().changed("node") == 0
+        # beside a host that is not there
+        hosts["nowhere"] = host.variables(ansible_host="127.0.0.1", ansible_port=9)
+        fleet = build(target="all", check=False)
+        table = rows(fleet.output)
+        assert fleet.rc != 0 and fleet.changed("node") == 0
+        assert table["nowhere"]["state"] == "failed at host and base" and table["node"]["state"] == "up to date"
+        assert table["node"]["id"] == edited.id[:19] and all(float(table["node"][name]) >= 0 for name in PHASES), table
     finally:
         relay.close()
         small_base.remove_all(engine, IMAGE)
