@@ -130,7 +130,7 @@ def tree(tmp_path: pathlib.Path) -> pathlib.Path:
     return copy
 
 
-def test_swap_and_debug(play: Player, host: lab_module.Host, cluster: t.Callable[..., Play], tree: pathlib.Path) -> None:
+def test_swap(play: Player, host: lab_module.Host, cluster: t.Callable[..., Play], tree: pathlib.Path) -> None:
     """The tree of this machine is brought there and compiled there, and what runs in the cluster is that."""
     cluster()
     hosts = {"cluster": host.variables()}
@@ -149,19 +149,34 @@ def test_swap_and_debug(play: Player, host: lab_module.Host, cluster: t.Callable
     assert run("swap_component", state="original").changed("cluster") > 0
     assert "Starting a scheduler of mine" not in kubectl(play, *logs)
 
+
+def test_debug(play: Player, host: lab_module.Host, cluster: t.Callable[..., Play], tree: pathlib.Path) -> None:
+    """delve of the host's cluster on this machine's loopback."""
+    cluster()
+    hosts = {"cluster": host.variables()}
+
+    def run(*options: str, **variables: t.Any) -> Play:
+        return play("nodeforge.kind.debug_component", hosts, *options, target="cluster", component="kube-scheduler", **variables)
+
+    # a tree of this machine would be brought
+    assert re.search(r"TASK \[nodeforge.kind.tree_sync : Synchronise\].*\n(ok|changed): \[cluster -> localhost\]", run("--check", kube_source=str(tree)).output)
+    # what is debugged is the host's own, at the path that Go's cache knows
+    with subprocess.Popen(["tar", "-C", str(CACHE), "--exclude=_output", "-c", "trees/v1.37.2"], stdout=subprocess.PIPE) as packed:
+        unpack = ["docker", "exec", "-i", host.name, "tar", "-C", "/root/.cache/nodeforge", "-x"]
+        subprocess.run(unpack, stdin=packed.stdout, check=True)
     before = left(play)
+    here = {"debug_component_local_tree": str(tree)}
     try:
-        debugged = run("debug_component")
+        debugged = run(**here)
         assert re.search(r"kube-scheduler of kind-control-plane waits at 127\.0\.0\.1:2348", debugged.output), debugged.output
         assert listeners(2348) == ["127.0.0.1:2348"] and len(left(play)) == len(before) + 1
         assert answers(2348)
-        launch = (tree / ".vscode/launch.json").read_text()
-        assert f'"from": "{tree}"' in launch and "/.cache/nodeforge/synced/" in launch
-        assert run("debug_component").changed("cluster") == 0
+        assert f'"from": "{tree}"' in (tree / ".vscode/launch.json").read_text()
+        assert run(**here).changed("cluster") == 0
     finally:
-        run("debug_component", state="absent")
+        run(state="absent")
     assert listeners(2348) == [] and left(play) == before
-    assert run("debug_component", state="absent").changed("cluster") == 0
+    assert run(state="absent").changed("cluster") == 0
 
 
 def answers(number: int) -> bool:
