@@ -96,16 +96,13 @@ def packed(root: pathlib.Path) -> pathlib.Path:
 
 
 def content(archive: pathlib.Path) -> dict[str, t.Any]:
-    """What is where; a stanza of dpkg's status is the set of its lines."""
+    """What is where."""
     with tarfile.open(archive) as tar:
         found = {}
         for info in tar:
             data = tar.extractfile(info).read() if info.isfile() else b""
             name = info.name.strip("./")
-            value: t.Any = data
-            if name == "var/lib/dpkg/status":
-                value = sorted(sorted(stanza.splitlines()) for stanza in data.decode().split("\n\n") if stanza.strip())
-            found[name] = (info.type, oct(info.mode), info.uid, info.gid, info.linkname, value)
+            found[name] = (info.type, oct(info.mode), info.uid, info.gid, info.linkname, data)
         return found
 
 

@@ -4,8 +4,8 @@
 
 The native root was made by its packages' scripts. What they left (users, links of alternatives, certificates, what is on and off) is of no
 architecture and is taken as it is, as are owners and modes; what packages hold comes from the packages of the other architecture; and what was
-removed from the native root or moved in it is removed and moved here, too. So the root lacks but the linker's cache, without which the linker looks
-into its directories.
+removed from the native root or moved in it is removed and moved here, too. So the root is the one that the other architecture's own programs would
+make, but for the linker's cache, without which the linker looks into its directories, and a few notes of dpkg to itself.
 
 usage: twin.py NATIVE.tar PACKAGES_DIRECTORY OUTPUT.tar
 """
@@ -25,6 +25,11 @@ import typing as t
 # Debian's name of an architecture: the names of its directories, and the machine in the head of its programs
 ARCHITECTURES = {"amd64": ("x86_64-linux-gnu", 62), "arm64": ("aarch64-linux-gnu", 183)}
 DATABASE = "var/lib/dpkg"
+# as dpkg writes them; others follow
+FIELDS = """
+Package Essential Protected Status Priority Section Installed-Size Origin Maintainer Bugs Architecture Multi-Arch Source Version Replaces Provides
+Depends Pre-Depends Recommends Suggests Breaks Conflicts Enhances Conffiles Description
+""".split()
 # what only a program of the other architecture could make, and which works without
 LEFT_OUT = {"etc/ld.so.cache", f"{DATABASE}/status-old"}
 
@@ -83,11 +88,14 @@ class Package:
 
     def status(self) -> str:
         """Its part of dpkg's status, installed."""
-        head, rest = self.fields.strip("\n").split("\n", 1)
-        text = f"{head}\nStatus: install ok installed\n{rest}\n"
+        fields = re.findall(r"^[^\s:]+:.*\n(?:[ \t].*\n)*", self.fields.strip("\n") + "\n", re.M)
+        fields.append("Status: install ok installed\n")
         conffiles = self.control.get("conffiles", b"").decode().split("\n")
         sums = [(path, hashlib.md5(self.files[path_of(path)].data, usedforsecurity=False).hexdigest()) for path in conffiles if path.startswith("/")]
-        return text + ("Conffiles:\n" + "".join(f" {path} {md5}\n" for path, md5 in sums) if sums else "")
+        if sums:
+            fields.append("Conffiles:\n" + "".join(f" {path} {md5}\n" for path, md5 in sums))
+        order = {name: number for number, name in enumerate(FIELDS)}
+        return "".join(sorted(fields, key=lambda field: order.get(field.partition(":")[0], len(order))))
 
     def known(self) -> dict[str, bytes]:
         """Its files in dpkg's database."""
@@ -155,7 +163,8 @@ class Twin:
                 yield new
         removed = {self.named(path) for path in native.owned}
         for path, entry in sorted(self.files.items()):
-            if path not in done and path not in removed:
+            # /usr/share is of no architecture: what one alone has there are its changelogs
+            if path not in done and path not in removed and not path.startswith("usr/share/"):
                 yield from self._parents(path, done)
                 done.add(path)
                 yield Entry(self._info(path, entry.info), entry.data)
@@ -220,8 +229,8 @@ class Twin:
 
 
 def main(native: str, packages: str, output: str) -> None:
-    paths = sorted(os.path.join(packages, name) for name in os.listdir(packages))
-    Twin(Native(native), [Package(path) for path in paths]).write(output)
+    found = [Package(os.path.join(packages, name)) for name in os.listdir(packages)]
+    Twin(Native(native), sorted(found, key=lambda package: package.name)).write(output)
 
 
 if __name__ == "__main__":
