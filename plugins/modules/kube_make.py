@@ -664,7 +664,10 @@ class KubeMake:
                 self.result["actions"].append(f"Waited for {whose[0] if whose else 'another build of the tree'}")
             os.truncate(lock, 0)
             os.write(lock, f"{self._description()}\n{self.log_path}\n".encode())
-            yield
+            try:
+                yield
+            finally:
+                os.truncate(lock, 0)
         finally:
             os.close(lock)
 
@@ -685,9 +688,13 @@ class KubeMake:
         found: list[str] = []
         with contextlib.suppress(OSError), open(path, encoding="utf-8") as file:
             found = file.read().splitlines()
-        if len(found) != 2 or not os.access(found[1], os.R_OK) or found == whose:
+        if len(found) != 2:
             return whose
-        _alive.announce(found[1], f"Waits for {found[0]}")
+        # there is none yet, or it is another user's
+        if not os.access(found[1], os.R_OK):
+            found[1] = os.devnull
+        if found != whose:
+            _alive.announce(found[1], f"Waits for {found[0]}")
         return found
 
     @contextlib.contextmanager

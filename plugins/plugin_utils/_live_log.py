@@ -185,7 +185,7 @@ class LiveLogActionBase(ActionBase):
             # two lines about the log come before it
             about, lines = lines[:2], lines[2:]
             if about and about != told:
-                if about[1]:
+                if about[1] and about[1:] != told[1:]:
                     self._show([about[1]])
                 if told and about[0] != told[0]:
                     # another one, which was read from where the last one ended
