@@ -835,7 +835,7 @@ def test_the_next_run_takes_over(tree: Tree, playbook: t.Any, tmp_path: pathlib.
             go_on.touch()
     assert second.wait(60) == 0, second.stdout.read()
     shown = [line for line in seen if line.startswith("[localhost] ")]
-    assert shown[0].startswith("[localhost] Waits for make hold for linux/") and shown[-1] == "[localhost] released", seen
+    assert shown[0].startswith("[localhost] Waits for make hold for linux/") and "[localhost] released" in shown, seen
     result = result_of(tree)
     assert result["changed"] and tree.runs == 1 and result["actions"][0].startswith("Waited for make hold")
     assert result["diff"]["before"]["outputs"] == {} and result["diff"]["after"]["outputs"] == {
