@@ -3,17 +3,21 @@
 # shellcheck shell=sh
 #
 # Has the containerd of a node image list which of its images are complete.
-# usage: verify.sh IMAGE PLATFORM [PROGRAM], which runs programs of the platform here (qemu), if the host itself does not
-# The program is called by name for each of them, so that nothing has to be registered with the kernel.
+# usage: verify.sh IMAGE PLATFORM [PROGRAM...], the first of which that is there runs programs of the platform, if the host itself does not
+# It is called by name for each of them, so that nothing has to be registered with the kernel.
 set -eu
-image=$1 platform=$2 program=${3:-}
+image=$1 platform=$2
+shift 2
 
-run=
-if [ -n "$program" ]; then
-  path=$(command -v "$program") || {
-    echo "$program is not on this host: install the Debian package qemu-user-static, or leave out verify" >&2
+run='' path=''
+if [ $# -gt 0 ]; then
+  for program; do
+    if path=$(command -v "$program"); then break; fi
+  done
+  if [ -z "$path" ]; then
+    echo "$1 is not on this host: install qemu-user-static (from Debian 13 on, qemu-user), or leave out verify" >&2
     exit 1
-  }
+  fi
   run=/nodeforge-emulator
 fi
 container=
@@ -21,7 +25,7 @@ trap 'rm -f "$log"; [ -z "$container" ] || docker rm --force --volumes "$contain
 trap 'exit 130' INT TERM HUP
 log=$(mktemp)
 for directory in /usr/local/bin /usr/bin; do
-  container=$(docker create --platform "$platform" --network none --tmpfs /run --tmpfs /tmp ${path:+--volume "$path:$run:ro"} \
+  container=$(docker create --platform "$platform" --network none --tmpfs /run --tmpfs /tmp ${run:+--volume "$path:$run:ro"} \
     --entrypoint "${run:-$directory/containerd}" "$image" ${run:+"$directory/containerd"})
   if docker cp "$container:$directory/ctr" - >/dev/null 2>&1; then break; fi
   docker rm "$container" >/dev/null
