@@ -260,6 +260,8 @@ def remove_all(client: docker.DockerClient, prefix: str) -> None:
                 container.remove(force=True, v=True)
     # the plain list: the SDK's other one looks at each image, of which others may remove one meanwhile
     for image in client.api.images():
-        for tag in image["RepoTags"] or []:
-            if prefix in tag:
-                client.images.remove(tag, force=True)
+        # what was pulled is also known by its digest, which stays when its tag goes
+        for name in [*(image["RepoTags"] or []), *(image["RepoDigests"] or [])]:
+            if prefix in name:
+                with contextlib.suppress(docker.errors.ImageNotFound):
+                    client.images.remove(name, force=True)

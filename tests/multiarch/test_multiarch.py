@@ -72,6 +72,7 @@ def multiarch(tmp_path_factory: pytest.TempPathFactory, ansible_env: dict[str, s
     yield made
     made.registry.close()
     small_base.remove_all(engine, TAG)
+    small_base.remove_all(engine, f"{made.registry.address}/")
 
 
 def test_in_part_nothing_is_published(multiarch: Multiarch) -> None:
