@@ -29,13 +29,13 @@ import (
 )
 
 func main() {
-	if strings.Contains(strings.Join(os.Args, " "), "images list") {
-		fmt.Print(`@IMAGES@`)
-	} else if filepath.Base(os.Args[0]) == "kubelet" {
-		fmt.Println("Kubernetes @VERSION@")
-	} else {
-		fmt.Println("@VERSION@")
-	}
+    if strings.Contains(strings.Join(os.Args, " "), "images list") {
+        fmt.Print(`@IMAGES@`)
+    } else if filepath.Base(os.Args[0]) == "kubelet" {
+        fmt.Println("Kubernetes @VERSION@")
+    } else {
+        fmt.Println("@VERSION@")
+    }
 }
 """
 

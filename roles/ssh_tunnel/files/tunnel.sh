@@ -26,7 +26,7 @@ if [ "$state" = present ] && [ -z "$found" ]; then
   [ "$local" != 0 ] || found=${remote##*:}
   last=$((local == 0 ? found + 20 : found))
   [ "$action" = look ] || (umask 077 && mkdir -p "$directory")
-  while [ "$action" = do ]; do
+  while [ "$action" != look ]; do
     socket=$directory/$name-$found-$remote
     # what stays must not hold Ansible's pipes
     if "$ssh" -f -N -M -S "$socket" -o ControlPersist=no -o ExitOnForwardFailure=yes -L "127.0.0.1:$found:$remote" "$@" \
