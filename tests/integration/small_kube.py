@@ -22,10 +22,10 @@ IMAGES += ("registry.k8s.io/etcd:3.7.0-0",)
 MAIN = """package main
 
 import (
-	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
+    "fmt"
+    "os"
+    "path/filepath"
+    "strings"
 )
 
 func main() {
