@@ -26,56 +26,56 @@ MANAGER = "kube-controller-manager"
 BALANCER = """package main
 
 import (
-	"io"
-	"net"
-	"os"
-	"regexp"
-	"time"
+    "io"
+    "net"
+    "os"
+    "regexp"
+    "time"
 )
 
 var address = regexp.MustCompile(`address: "?([^"\\n]+?)"?\\n\\s+port_value: (\\d+)`)
 
 func told(file string) (found []string) {
-	text, _ := os.ReadFile("/home/envoy/" + file)
-	for _, match := range address.FindAllStringSubmatch(string(text), -1) {
-		found = append(found, net.JoinHostPort(match[1], match[2]))
-	}
-	return found
+    text, _ := os.ReadFile("/home/envoy/" + file)
+    for _, match := range address.FindAllStringSubmatch(string(text), -1) {
+        found = append(found, net.JoinHostPort(match[1], match[2]))
+    }
+    return found
 }
 
 func carry(client net.Conn, begin int) {
-	defer client.Close()
-	servers := told("cds.yaml")
-	for index := range servers {
-		server, err := net.DialTimeout("tcp", servers[(begin+index)%len(servers)], time.Second)
-		if err != nil {
-			continue
-		}
-		defer server.Close()
-		go func() {
-			io.Copy(server, client)
-			server.(*net.TCPConn).CloseWrite()
-		}()
-		io.Copy(client, server)
-		return
-	}
+    defer client.Close()
+    servers := told("cds.yaml")
+    for index := range servers {
+        server, err := net.DialTimeout("tcp", servers[(begin+index)%len(servers)], time.Second)
+        if err != nil {
+            continue
+        }
+        defer server.Close()
+        go func() {
+            io.Copy(server, client)
+            server.(*net.TCPConn).CloseWrite()
+        }()
+        io.Copy(client, server)
+        return
+    }
 }
 
 func main() {
-	for len(told("lds.yaml")) == 0 {
-		time.Sleep(100 * time.Millisecond)
-	}
-	listener, err := net.Listen("tcp", told("lds.yaml")[0])
-	if err != nil {
-		panic(err)
-	}
-	for count := 0; ; count++ {
-		client, err := listener.Accept()
-		if err != nil {
-			panic(err)
-		}
-		go carry(client, count)
-	}
+    for len(told("lds.yaml")) == 0 {
+        time.Sleep(100 * time.Millisecond)
+    }
+    listener, err := net.Listen("tcp", told("lds.yaml")[0])
+    if err != nil {
+        panic(err)
+    }
+    for count := 0; ; count++ {
+        client, err := listener.Accept()
+        if err != nil {
+            panic(err)
+        }
+        go carry(client, count)
+    }
 }
 """
 
