@@ -644,23 +644,23 @@ def test_a_published_port_lets_the_gateway_through_only(loop: Debug) -> None:
 SMALL = """package main
 
 import (
-	"fmt"
-	"os"
-	"time"
+    "fmt"
+    "os"
+    "time"
 )
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == "--version" {
-		fmt.Println("Kubernetes v1.99.0-small")
-		return
-	}
-	for count := 0; ; count++ {
-		step(count)
-	}
+    if len(os.Args) > 1 && os.Args[1] == "--version" {
+        fmt.Println("Kubernetes v1.99.0-small")
+        return
+    }
+    for count := 0; ; count++ {
+        step(count)
+    }
 }
 
 func step(count int) {
-	time.Sleep(100 * time.Millisecond) // here
+    time.Sleep(100 * time.Millisecond) // here
 }
 """
 
