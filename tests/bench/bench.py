@@ -712,11 +712,13 @@ class Whole:
             }
             phases.append(f"- {side}: " + ", ".join(f"{name} {value:.1f} s" for name, value in medians.items()))
         engine = run("docker", "version", "--format", "{{.Server.Version}}").strip()
+        machine = f"{os.cpu_count()} processors, Docker {engine}, load {os.getloadavg()[0]:.1f} at the end"
+        runs = "1 run" if self.runs == 1 else f"{self.runs} runs"
         text = (ROOT / "tests/bench/benchmarks.md.in").read_text()
         for name, value in {
             "DATE": datetime.date.today().isoformat(),
-            "RUNS": str(self.runs),
-            "MACHINE": f"{os.cpu_count()} processors, Docker {engine}, load {os.getloadavg()[0]:.1f} at the end",
+            "RUNS": runs,
+            "MACHINE": machine,
             "TABLE": table,
             "CHART": "\n".join(chart),
             "PHASES": "\n".join(phases),
@@ -728,7 +730,9 @@ class Whole:
         if begin not in readme or end not in readme:
             sys.exit("README.md has no place for the figures")
         head, rest = readme.split(begin)
-        (ROOT / "README.md").write_text(f"{head}{begin}{table}\n{end}{rest.partition(end)[2]}")
+        (ROOT / "README.md").write_text(
+            f"{head}{begin}{table}\n\nMedians of {runs} of each side; {machine}.\n{end}{rest.partition(end)[2]}"
+        )
         print(table)
 
 
