@@ -282,7 +282,7 @@ platform:
   type: str
   sample: linux/amd64
 actions:
-  description: What was done, or would be, one sentence each.
+  description: What was done, or would be, one sentence each, in the order of the images.
   returned: success
   type: list
   elements: str
@@ -389,6 +389,8 @@ class Image:
         # a registry of this very machine has it
         self.local = False
         self.msg = ""
+        # what was done for it: images come at once, and are told in the order given
+        self.done: list[str] = []
 
     def result(self) -> dict[str, t.Any]:
         """As returned."""
@@ -443,7 +445,6 @@ class ImagePuller:
         self.cache = self._cache(params["cache_dir"])
         self.layouts = [self._layout(directory) for directory in params["layouts"]]
         self.images = {ref: Image(ref) for ref in [*self.required, *(ref for archive in self.archives for ref in archive.configs)]}
-        self.actions: list[str] = []
         self.planned = False
         self._warned: set[str] = set()
         self._stopping = threading.Event()
@@ -706,7 +707,7 @@ class ImagePuller:
             image.come = True
             after.images[ref] = Record(told[ref]["digest"], self.pin)
             where = "the cache" if image.action == "cached" else next(s.get("archive") or s["layout"] for s in sources if ref in s["names"].values())
-            self.actions.append(f"Imported image {ref} from {where}")
+            self.images[ref].done.append(f"Imported image {ref} from {where}")
         return self._result(Store(self.platform, {}, set()), after)
 
     def _imported(self, directory: str, wanted: str) -> dict[str, dict[str, t.Any]]:
@@ -860,7 +861,7 @@ class ImagePuller:
                 raise Failed(f"{doing} failed: {self._why(result.rc, result.stderr, remedy)}")
             for ref in archive.configs:
                 self.images[ref].come = True
-                self.actions.append(f"Imported image {ref} from {archive.path or 'the engine'}")
+                self.images[ref].done.append(f"Imported image {ref} from {archive.path or 'the engine'}")
         except (Failed, EngineError, OSError) as e:
             for ref in archive.configs:
                 self._fail(self.images[ref], e if not isinstance(e, OSError) else Failed(f"{doing} failed: {e.strerror}; build it again"))
@@ -886,7 +887,7 @@ class ImagePuller:
             if not self._from_here(containerd, image) and not self._from_cache(containerd, image):
                 image.action = "pulled"
                 self._pull(containerd, image)
-                self.actions.append(f"Pulled image {image.ref}")
+                image.done.append(f"Pulled image {image.ref}")
             image.come = True
         except (Failed, EngineError) as e:
             self._fail(image, e)
@@ -904,7 +905,7 @@ class ImagePuller:
                 raise EngineError("interrupted")
             image.local = False
             return False
-        self.actions.append(f"Pulled image {image.ref}")
+        image.done.append(f"Pulled image {image.ref}")
         return True
 
     def _laid_out(self, ref: str) -> tuple[Cache, Content] | None:
@@ -925,7 +926,7 @@ class ImagePuller:
             if result.rc:
                 raise Failed(f"{doing} failed: {self._why(result.rc, result.stderr, 'make the layout anew')}")
             image.come = True
-            self.actions.append(f"Imported image {image.ref} from {layout.directory}")
+            image.done.append(f"Imported image {image.ref} from {layout.directory}")
         except OSError as e:
             self._fail(image, Failed(f"{doing} failed: {e.strerror}; make the layout anew"))
         except (Failed, EngineError, Missing) as e:
@@ -937,7 +938,7 @@ class ImagePuller:
             return False
         damaged = self.cache.damage(content)
         if damaged:
-            self.actions.append(f"Dropped the damaged blob {damaged} of image {image.ref} from the cache")
+            image.done.append(f"Dropped the damaged blob {damaged} of image {image.ref} from the cache")
             return False
         gone: list[OSError] = []
         try:
@@ -955,7 +956,7 @@ class ImagePuller:
                 + self._why(result.rc, result.stderr, "delete the cache and run again")
             )
         image.action = "cached"
-        self.actions.append(f"Imported image {image.ref} from the cache")
+        image.done.append(f"Imported image {image.ref} from the cache")
         return True
 
     def _pull(self, containerd: Containerd, image: Image) -> None:
@@ -1084,13 +1085,15 @@ class ImagePuller:
         loose = [ref for ref, record in before.images.items() if self.pin and not record.pinned and self.images[ref].action == "present"]
         if after is None:
             verbs = {"pulled": "Would pull image {0}", "imported": "Would import image {0}", "cached": "Would import image {0} from the cache"}
-            self.actions = [verbs[image.action].format(image.ref) for image in come]
-        self.actions += [f"{'Would pin' if after is None else 'Pinned'} image {ref}" for ref in loose]
+            for image in come:
+                image.done = [verbs[image.action].format(image.ref)]
+        for ref in loose:
+            self.images[ref].done.append(f"{'Would pin' if after is None else 'Pinned'} image {ref}")
         result: dict[str, t.Any] = {
             "changed": bool(come or loose),
             "images": [image.result() for image in self.images.values()],
             "platform": self.platform,
-            "actions": self.actions,
+            "actions": [action for image in self.images.values() for action in image.done],
         }
         if self.module._diff:
             result["diff"] = {"before": {"images": self._shown(before)}, "after": {"images": self._shown(after) if after else self._predicted(before)}}
