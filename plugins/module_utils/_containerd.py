@@ -34,7 +34,7 @@ PINNED = f"{PIN_LABEL}=pinned"
 DIRECTORY = "/run/nodeforge"
 SOCKET = "/run/containerd/containerd.sock"
 # What is in containerd's root as soon as it has images.
-METADATA = "io.containerd.metadata.v1.bolt"
+METADATA = "io.containerd.metadata.v1.bolt/meta.db"
 START_SECONDS = 60
 STOP_SECONDS = 20
 

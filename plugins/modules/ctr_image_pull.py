@@ -43,7 +43,7 @@ attributes:
 options:
   container:
     description:
-      - Name or id of the container. It has to run, except with O(importer). In check mode that holds only for one without images.
+      - Name or id of the container. It has to run, except with O(importer).
     type: str
     required: true
   images:
@@ -346,6 +346,8 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._node_image import 
 )
 
 # hosts.toml files and certificates: all of them go into each pull.
+# Of containerd's database, which has no content and so is a fraction of this.
+MAX_METADATA = 64 * 1024 * 1024
 MAX_HOSTS_DIR = 4 * 1024 * 1024
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 
@@ -580,11 +582,11 @@ class ImagePuller:
     def run(self) -> dict[str, t.Any]:
         """Does all of it and returns the module's result."""
         if self.exists and self.images and self.module.params["importer"] and not self._runs():
-            root = self._root_to_fill()
-            sources = self._sources() if root else None
-            if root and sources:
-                return self._fill(root, sources)
-            if self.check and root:
+            root, metadata = self._store_there()
+            filled = self._filled(root, metadata)
+            if filled:
+                return filled
+            if self.check and metadata is None:
                 # it would be started, and is empty
                 self.exists = False
             elif not self.check:
@@ -641,14 +643,14 @@ class ImagePuller:
                 + (f"give all as archives or layouts, or install qemu-user-static for {self.platform}" if foreign else "correct its command")
             )
 
-    def _root_to_fill(self) -> str | None:
-        """Where containerd's images would lie; None where some do already."""
+    def _store_there(self) -> tuple[str, bytes | None]:
+        """Where containerd's images lie, and its metadata, if there are some already."""
         config = (self.engine.read_file(self.container, CONTAINERD_CONFIG) or b"").decode(errors="replace")
         root = containerd_root(config)
-        return root if self.engine.stat(self.container, f"{root}/{METADATA}") is None else None
+        return root, self.engine.read_file(self.container, f"{root}/{METADATA}", MAX_METADATA)
 
-    def _sources(self) -> list[dict[str, t.Any]] | None:
-        """All images as the importer is told of them; None where some are in no file of this host, or damaged."""
+    def _sources(self, held: c.Mapping[str, Record]) -> list[dict[str, t.Any]] | None:
+        """All images that are not held already, as the importer is told of them; None where some are in no file of this host, or damaged."""
         sources: list[dict[str, t.Any]] = []
         brought: set[str] = set()
         for archive in self.archives:
@@ -661,6 +663,9 @@ class ImagePuller:
             if ref in brought:
                 continue
             found = self._laid_out(ref)
+            # a complete image is not looked for anywhere else, unless this very content is asked for
+            if ref in held and not (found and found[1].digest != held[ref].digest):
+                continue
             if not found and self.cache and not self._at_hand(ref):
                 content = self.cache.find(ref, self.platform)
                 if content and (self.check or not self.cache.damage(content)):
@@ -673,42 +678,72 @@ class ImagePuller:
             self.images[ref].action = "imported"
         return sources
 
-    def _fill(self, root: str, sources: list[dict[str, t.Any]]) -> dict[str, t.Any]:
-        """Makes the directory on this host, and puts it into the container as one stream."""
-        before = after = Store(self.platform, {}, set())
-        self.planned = True
-        if self.check:
-            return self._result(before, None)
-        wanted = {"platform": self.platform, "pin": self.pin, "sources": sources}
+    def _filled(self, root: str, metadata: bytes | None) -> dict[str, t.Any] | None:
+        """The result, where the importer can bring all: what it makes on this host goes into the container as one stream."""
         with tempfile.TemporaryDirectory(prefix="store-", dir=self.module.tmpdir) as directory:
+            held = self._held(directory, metadata) if metadata is not None else {}
+            sources = None if held is None else self._sources(held)
+            if held is None or sources is None:
+                return None
+            before = Store(self.platform, {ref: held[ref] for ref in self.images if ref in held}, set())
+            after = Store(self.platform, dict(before.images), set())
+            self.planned = True
+            if self.check and metadata is None:
+                return self._result(before, None)
+            come = {ref for source in sources for ref in source["names"].values()}
+            wanted = {"platform": self.platform, "pin": self.pin, "held": [ref for ref in self.images if ref not in come], "sources": sources}
             try:
                 told = self._imported(directory, json.dumps(wanted))
             except EngineError as e:
+                if metadata is not None and not self.check and self.platform == self.engine.platform:
+                    # it may want content that only the container has, and containerd there tells all else, too
+                    for image in self.images.values():
+                        image.action = "present"
+                    return None
                 for image in self.images.values():
                     self._fail(image, e)
                 raise
             for ref, image in self.images.items():
+                image.come = True
+                after.images[ref] = Record(told[ref]["digest"], self.pin or ref in held and held[ref].pinned)
                 image.content = Content(told[ref]["digest"], told[ref]["config"], {told[ref]["digest"]: told[ref]["size"]})
+                if ref in held and held[ref].digest == told[ref]["digest"]:
+                    image.action = "present"
             for archive in self.archives:
                 for ref in archive.configs:
-                    if not archive.holds(ref, self.images[ref].content):
+                    if self.images[ref].action != "present" and not archive.holds(ref, self.images[ref].content):
                         raise EngineError(f'The image "{ref}" is in several archives with different content: name one of them')
-            files, folders = [], {}
-            for parent, __, names in sorted(os.walk(directory)):
-                inside = os.path.normpath(os.path.join(root, os.path.relpath(parent, directory)))
-                folders[inside] = os.stat(parent).st_mode & 0o777
-                for name in sorted(names):
-                    stat = os.stat(os.path.join(parent, name))
-                    files.append(File(f"{inside}/{name}", stat.st_mode & 0o777, stat.st_size, "", int(stat.st_mtime), path=os.path.join(parent, name)))
-            if self.engine.stat(self.container, root):
-                del folders[root]
-            self.engine.put_archive(self.container, "/", tar_stream(files, folders))
+            if after.images != before.images and not self.check:
+                self._put(directory, root)
         for ref, image in self.images.items():
-            image.come = True
-            after.images[ref] = Record(told[ref]["digest"], self.pin)
-            where = "the cache" if image.action == "cached" else next(s.get("archive") or s["layout"] for s in sources if ref in s["names"].values())
-            self.images[ref].done.append(f"Imported image {ref} from {where}")
-        return self._result(Store(self.platform, {}, set()), after)
+            if image.action != "present" and not self.check:
+                where = "the cache" if image.action == "cached" else next(s.get("archive") or s["layout"] for s in sources if ref in s["names"].values())
+                image.done.append(f"Imported image {ref} from {where}")
+        return self._result(before, None if self.check else after)
+
+    def _held(self, directory: str, metadata: bytes) -> dict[str, Record] | None:
+        """The images that the container has, by their names, whose content need not come to this host; None where the importer cannot tell."""
+        importer: str = self.module.params["importer"]
+        file = os.path.join(directory, METADATA)
+        if len(metadata) == MAX_METADATA or not os.access(importer, os.X_OK):
+            return None
+        os.makedirs(os.path.dirname(file), 0o711)
+        with open(file, "wb") as copy:
+            copy.write(metadata)
+        rc, out, dummy = self.module.run_command(["timeout", "-k", "5", str(self.timeout), importer, "list", directory], expand_user_and_vars=False)
+        return {name: Record(**record) for name, record in json.loads(out).items()} if rc == 0 else None
+
+    def _put(self, directory: str, root: str) -> None:
+        """Directories that the container has keep their owner and mode."""
+        files, folders = [], {}
+        for parent, __, names in sorted(os.walk(directory)):
+            inside = os.path.normpath(os.path.join(root, os.path.relpath(parent, directory)))
+            if self.engine.stat(self.container, inside) is None:
+                folders[inside] = os.stat(parent).st_mode & 0o777
+            for name in sorted(names):
+                stat = os.stat(os.path.join(parent, name))
+                files.append(File(f"{inside}/{name}", stat.st_mode & 0o777, stat.st_size, "", int(stat.st_mtime), path=os.path.join(parent, name)))
+        self.engine.put_archive(self.container, "/", tar_stream(files, folders))
 
     def _imported(self, directory: str, wanted: str) -> dict[str, dict[str, t.Any]]:
         importer: str = self.module.params["importer"]

@@ -29,10 +29,21 @@ func main() {
 	}
 }
 
-// run reads what is wanted and writes what has come, by name.
+// run lists what is there by name, or reads what is wanted and writes what has come.
 func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
+	if len(args) == 2 && args[0] == "list" {
+		s, err := open(args[1])
+		if err != nil {
+			return err
+		}
+		found, err := s.list(ctx)
+		if err := errors.Join(err, s.close()); err != nil {
+			return err
+		}
+		return json.NewEncoder(out).Encode(found)
+	}
 	if len(args) != 2 || args[0] != "import" {
-		return errors.New("usage: nodeforge-store import ROOT <WANTED, a JSON document with platform, pin and sources")
+		return errors.New("usage: nodeforge-store list ROOT, or import ROOT <WANTED, a JSON document with platform, pin, held and sources")
 	}
 	var w wanted
 	if err := json.NewDecoder(in).Decode(&w); err != nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
 )
@@ -29,10 +30,12 @@ import (
 // What the kubelet's garbage collector heeds.
 const pinLabel = "io.cri-containerd.pinned"
 
-// wanted says which images the store is to have.
+// wanted says which images the store is to have: those that it holds, and
+// those of the sources.
 type wanted struct {
 	Platform string
 	Pin      bool
+	Held     []string
 	Sources  []source
 }
 
@@ -62,16 +65,25 @@ func (s source) key() string {
 }
 
 // An image as it is told: digest and configuration, and the size of all of it.
+// The latter two are of those that have come, not of those that were there.
 type told struct {
 	Digest string `json:"digest"`
 	Config string `json:"config"`
 	Size   int64  `json:"size"`
 }
 
+// A record is what containerd knows of an image's name.
+type record struct {
+	Digest string `json:"digest"`
+	Pinned bool   `json:"pinned"`
+}
+
 // A store is containerd's content and metadata in the directory that its
-// configuration calls root.
+// configuration calls root. Metadata of an earlier one may be there without
+// the content: what is known already is not written again.
 type store struct {
 	bolt   *bolt.DB
+	files  content.Store
 	db     *metadata.DB
 	images images.Store
 }
@@ -81,8 +93,11 @@ func open(root string) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(root, "io.containerd.metadata.v1.bolt")
 	// as containerd makes them
+	if err := os.MkdirAll(filepath.Join(root, "io.containerd.content.v1.content", v1.ImageBlobsDir), 0o755); err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(root, "io.containerd.metadata.v1.bolt")
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, err
 	}
@@ -95,10 +110,20 @@ func open(root string) (*store, error) {
 	if err := db.Init(context.Background()); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	return &store{b, db, metadata.NewImageStore(db)}, nil
+	return &store{b, cs, db, metadata.NewImageStore(db)}, nil
 }
 
 func (s *store) close() error { return s.bolt.Close() }
+
+// list tells of all images.
+func (s *store) list(ctx context.Context) (map[string]record, error) {
+	all, err := s.images.List(namespaces.WithNamespace(ctx, "k8s.io"))
+	found := map[string]record{}
+	for _, img := range all {
+		found[img.Name] = record{img.Target.Digest.String(), img.Labels[pinLabel] == "pinned"}
+	}
+	return found, err
+}
 
 // bring has all images that are wanted whole in the store.
 func (s *store) bring(ctx context.Context, w wanted) (map[string]told, error) {
@@ -108,7 +133,27 @@ func (s *store) bring(ctx context.Context, w wanted) (map[string]told, error) {
 		return nil, fmt.Errorf("the platform %q is none, write it like linux/amd64: %w", w.Platform, err)
 	}
 	only := platforms.OnlyStrict(p)
+	below, err := s.known(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = s.files.Walk(ctx, func(i content.Info) error {
+		delete(below, i.Digest)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
 	come := map[string]told{}
+	for _, name := range w.Held {
+		img, err := s.images.Get(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if come[name], err = s.keep(ctx, img, w.Pin); err != nil {
+			return nil, err
+		}
+	}
 	for _, from := range w.Sources {
 		index, provider, err := s.read(ctx, from)
 		if err != nil {
@@ -129,9 +174,41 @@ func (s *store) bring(ctx context.Context, w wanted) (map[string]told, error) {
 			}
 		}
 	}
-	// what no image needs, such as the list of an archive
-	_, err = s.db.GarbageCollect(ctx)
-	return come, err
+	// the records of what no image needs any more
+	if _, err := s.db.GarbageCollect(ctx); err != nil {
+		return nil, err
+	}
+	return come, s.prune(ctx, below)
+}
+
+// prune removes the files of what no image needs, such as the list of an
+// archive, and of what a lower layer has.
+func (s *store) prune(ctx context.Context, below map[digest.Digest]bool) error {
+	needed, err := s.known(ctx)
+	if err != nil {
+		return err
+	}
+	var spare []digest.Digest
+	err = s.files.Walk(ctx, func(i content.Info) error {
+		if !needed[i.Digest] || below[i.Digest] {
+			spare = append(spare, i.Digest)
+		}
+		return nil
+	})
+	for _, d := range spare {
+		err = errors.Join(err, s.files.Delete(ctx, d))
+	}
+	return err
+}
+
+// known lists the content that the metadata tells of.
+func (s *store) known(ctx context.Context) (map[digest.Digest]bool, error) {
+	all := map[digest.Digest]bool{}
+	err := s.db.ContentStore().Walk(ctx, func(i content.Info) error {
+		all[i.Digest] = true
+		return nil
+	})
+	return all, err
 }
 
 // read lists the images of a source, and whoever has their content.
@@ -152,8 +229,8 @@ func (s *store) read(ctx context.Context, from source) ([]v1.Descriptor, content
 	defer f.Close()
 	sum := sha256.New()
 	r := io.TeeReader(f, sum)
-	cs := s.db.ContentStore()
-	top, err := archive.ImportIndex(ctx, cs, r)
+	// as files only: add tells the metadata of those that are new
+	top, err := archive.ImportIndex(ctx, s.files, r)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -165,7 +242,7 @@ func (s *store) read(ctx context.Context, from source) ([]v1.Descriptor, content
 			return nil, nil, errors.New("its content is not that of its sha256 any more")
 		}
 	}
-	b, err := content.ReadBlob(ctx, cs, top)
+	b, err := content.ReadBlob(ctx, s.files, top)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -173,16 +250,39 @@ func (s *store) read(ctx context.Context, from source) ([]v1.Descriptor, content
 	if err := json.Unmarshal(b, &index); err != nil {
 		return nil, nil, err
 	}
-	return index.Manifests, cs, nil
+	return index.Manifests, s.files, nil
+}
+
+// name has an image of that name.
+func (s *store) name(ctx context.Context, name string, target v1.Descriptor, pin bool) error {
+	img := images.Image{Name: name, Target: target}
+	if pin {
+		img.Labels = map[string]string{pinLabel: "pinned"}
+	}
+	_, err := s.images.Create(ctx, img)
+	if errdefs.IsAlreadyExists(err) {
+		_, err = s.images.Update(ctx, img)
+	}
+	return err
+}
+
+// keep leaves an image as it is, or pins it.
+func (s *store) keep(ctx context.Context, img images.Image, pin bool) (told, error) {
+	came := told{Digest: img.Target.Digest.String()}
+	if !pin || img.Labels[pinLabel] == "pinned" {
+		return came, nil
+	}
+	return came, s.name(ctx, img.Name, img.Target, true)
 }
 
 // add brings what an image consists of, for the platform, and names it.
 func (s *store) add(ctx context.Context, name string, d v1.Descriptor, from content.Provider, only platforms.MatchComparer, pin bool) (told, error) {
+	// the very same image: nothing of it may lie here
+	if img, err := s.images.Get(ctx, name); err == nil && img.Target.Digest == d.Digest {
+		return s.keep(ctx, img, pin)
+	}
 	cs := s.db.ContentStore()
 	copyBlob := images.HandlerFunc(func(ctx context.Context, d v1.Descriptor) ([]v1.Descriptor, error) {
-		if from == content.Provider(cs) {
-			return nil, nil
-		}
 		ra, err := from.ReaderAt(ctx, d)
 		if err != nil {
 			return nil, err
@@ -200,26 +300,19 @@ func (s *store) add(ctx context.Context, name string, d v1.Descriptor, from cont
 	}
 	// annotations of a source say nothing of the image
 	img := images.Image{Name: name, Target: v1.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}}
-	if pin {
-		img.Labels = map[string]string{pinLabel: "pinned"}
-	}
-	if whole, _, _, missing, err := images.Check(ctx, cs, img.Target, only); err != nil {
+	if whole, _, _, missing, err := images.Check(ctx, from, img.Target, only); err != nil {
 		return told{}, err
 	} else if !whole || len(missing) > 0 {
 		return told{}, fmt.Errorf("it is not whole for the platform, %d parts are missing", len(missing))
 	}
-	_, err := s.images.Create(ctx, img)
-	if errdefs.IsAlreadyExists(err) {
-		_, err = s.images.Update(ctx, img)
+	if err := s.name(ctx, name, img.Target, pin); err != nil {
+		return told{}, err
 	}
+	config, err := img.Config(ctx, from, only)
 	if err != nil {
 		return told{}, err
 	}
-	config, err := img.Config(ctx, cs, only)
-	if err != nil {
-		return told{}, err
-	}
-	size, err := img.Size(ctx, cs, only)
+	size, err := img.Size(ctx, from, only)
 	return told{Digest: d.Digest.String(), Config: config.Digest.String(), Size: size}, err
 }
 

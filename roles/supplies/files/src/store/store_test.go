@@ -160,3 +160,51 @@ func TestImportRefuses(t *testing.T) {
 		}
 	}
 }
+
+// The store of a lower layer: its metadata is here, its content is not.
+func TestImportIntoMetadataAlone(t *testing.T) {
+	lower, upper := t.TempDir(), t.TempDir()
+	a, b := archived(t, "docker.io/me/a:1", "amd64"), archived(t, "docker.io/me/b:1", "amd64")
+	names := func(name string) map[string]string { return map[string]string{name: name} }
+	first, err := imported(t, lower, wanted{Platform: "linux/amd64", Sources: []source{
+		{Archive: a, Names: names("docker.io/me/a:1")}, {Archive: b, Names: names("docker.io/me/b:1")},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := "io.containerd.metadata.v1.bolt"
+	if err := os.CopyFS(filepath.Join(upper, db), os.DirFS(filepath.Join(lower, db))); err != nil {
+		t.Fatal(err)
+	}
+	newer := filepath.Join(t.TempDir(), "newer.tar")
+	file, _ := os.ReadFile(archived(t, "docker.io/me/newer:1", "amd64"))
+	os.WriteFile(newer, file, 0o644)
+	come, err := imported(t, upper, wanted{Platform: "linux/amd64", Pin: true, Held: []string{"docker.io/me/a:1"}, Sources: []source{
+		// the same again, and another content under a name that is there
+		{Archive: a, Names: names("docker.io/me/a:1")}, {Archive: newer, Names: map[string]string{"docker.io/me/newer:1": "docker.io/me/b:1"}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := run(context.Background(), []string{"list", upper}, nil, &out); err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]record{}
+	if err := json.Unmarshal(out.Bytes(), &found); err != nil {
+		t.Fatal(err)
+	}
+	if found["docker.io/me/a:1"] != (record{first["docker.io/me/a:1"].Digest, true}) || come["docker.io/me/a:1"].Digest != first["docker.io/me/a:1"].Digest {
+		t.Errorf("what is there is not kept and pinned: %v, %v", found, come)
+	}
+	if b := come["docker.io/me/b:1"].Digest; b == first["docker.io/me/b:1"].Digest || found["docker.io/me/b:1"] != (record{b, true}) || len(found) != 2 {
+		t.Errorf("the new one does not replace the old one: %v, %v", found, come)
+	}
+	// a manifest, a configuration and a layer
+	if blobs, _ := filepath.Glob(filepath.Join(upper, "io.containerd.content.v1.content/blobs/sha256/*")); len(blobs) != 3 {
+		t.Errorf("%d blobs", len(blobs))
+	}
+	if _, err := imported(t, upper, wanted{Platform: "linux/amd64", Held: []string{"docker.io/me/c:1"}}); err == nil || !strings.Contains(err.Error(), "me/c:1") {
+		t.Errorf("an image that is not there is taken for one: %v", err)
+	}
+}
