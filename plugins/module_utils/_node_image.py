@@ -36,6 +36,9 @@ BINARY_DIRECTORY = "/usr/bin"
 VOLATILE = ("/run", "/tmp")
 
 FINGERPRINT_LABEL = "io.nodeforge.fingerprint"
+# What a node image was made of, so that the next one need only bring what differs; and the id of the image on which one stands that was made so.
+PARTS_LABEL = "io.nodeforge.parts"
+WHOLE_LABEL = "io.nodeforge.whole"
 REPLACED_LABEL = "io.nodeforge.replaced-images"
 # On a build container only: its own name and its fingerprint. An image made from it carries the label on, and so does
 # every container of that image; the name tells the build container from all of them.
@@ -306,37 +309,46 @@ class File(t.NamedTuple):
     mtime: int
     path: str | None = None
     content: bytes = b""
+    # whether somebody else has told the hash
+    told: bool = False
 
     def chunks(self) -> t.Iterator[bytes]:
-        """Exactly ``size`` bytes: a tar header has promised them."""
+        """Exactly ``size`` bytes, as a tar header has promised them. A hash that was told is compared on the way: no file is read twice."""
         if self.path is None:
             yield self.content
             return
         left = self.size
+        digest = hashlib.sha256()
         with open(self.path, "rb") as file:
             while left:
                 chunk = file.read(min(CHUNK, left))
                 if not chunk:
                     raise BadInput(f'The file "{self.path}" became shorter while it was copied: let its build end and run again')
                 left -= len(chunk)
+                if self.told:
+                    digest.update(chunk)
                 yield chunk
+        if self.told and digest.hexdigest() != self.sha256:
+            raise BadInput(f'The file "{self.path}" has changed since it was built (its sha256 differs): run kube_make again')
 
 
-def file_from_path(path: str, dest: str, mode: int, what: str = "file") -> File:
-    """Reads a file once, for its hash."""
+def file_from_path(path: str, dest: str, mode: int, what: str = "file", sha256: str | None = None) -> File:
+    """Reads a file once, for its hash; not at all where ``sha256`` tells it, which is compared when the file is copied."""
     digest = hashlib.sha256()
     size = 0
     try:
         if os.path.isdir(path):
             raise BadInput(f'The {what} "{path}" is a directory: name a file')
         with open(path, "rb") as file:
-            mtime = int(os.fstat(file.fileno()).st_mtime)
+            stat = os.fstat(file.fileno())
+            if sha256:
+                return File(dest, mode, stat.st_size, sha256, int(stat.st_mtime), path=path, told=True)
             for chunk in iter(lambda: file.read(CHUNK), b""):
                 size += len(chunk)
                 digest.update(chunk)
     except OSError as e:
         raise BadInput(f'The {what} "{path}" cannot be read: {_why(e)}; build it or correct its path') from e
-    return File(dest, mode, size, digest.hexdigest(), mtime, path=path)
+    return File(dest, mode, size, digest.hexdigest(), int(stat.st_mtime), path=path)
 
 
 def file_from_content(content: bytes, dest: str, mode: int) -> File:
@@ -481,6 +493,30 @@ def labels(
         FINGERPRINT_LABEL: fingerprint,
     }
     return {key: value for key, value in told.items() if value is not None}
+
+
+class Parts(t.NamedTuple):
+    """What of a node image an edit can change, the binaries and built images, by name and content; and all else as one fingerprint."""
+
+    rest: str
+    binaries: dict[str, str]
+    archives: dict[str, str]
+
+    def label(self) -> str:
+        return json.dumps(self._asdict(), sort_keys=True, separators=(",", ":"))
+
+    def differing(self, label: str) -> tuple[set[str], set[str]] | None:
+        """The binaries and archives that differ from those of another image, by that one's label; None where that is not all that differs."""
+        try:
+            other = Parts(**json.loads(label))
+            if other.rest != self.rest or other.binaries.keys() != self.binaries.keys() or other.archives.keys() != self.archives.keys():
+                return None
+            return (
+                {name for name, sha256 in self.binaries.items() if other.binaries[name] != sha256},
+                {name for name, sha256 in self.archives.items() if other.archives[name] != sha256},
+            )
+        except (ValueError, TypeError, AttributeError):
+            return None
 
 
 def told_images(labels: c.Mapping[str, str]) -> list[str] | None:

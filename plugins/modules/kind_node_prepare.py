@@ -90,7 +90,7 @@ options:
       - The binaries for C(/usr/bin). A dictionary from name to either a path on this host or a dictionary with C(path) and optionally C(sha256), as
         M(nodeforge.kind.kube_make) returns in RV(nodeforge.kind.kube_make#module:outputs.binaries).
       - A node needs C(kubeadm), C(kubectl) and C(kubelet). All that are given are written; a base that is a node image has the others.
-      - The fingerprint counts content. Where C(sha256) is given and the file has another one, the module fails.
+      - The fingerprint counts content. Where C(sha256) is given it is that of the content, and the module fails when it copies a file that has another one.
     type: dict
     default: {}
   archives:
@@ -160,6 +160,17 @@ options:
       - The reference of the node image that is to come.
       - Where the engine holds it and its label C(io.nodeforge.fingerprint) equals the fingerprint, RV(up_to_date) is V(true) and nothing is started.
     type: str
+  incremental:
+    description:
+      - Where O(node_image) exists and differs from what is wanted only in O(binaries) and O(archives), bring no more than those that differ, as one
+        more layer. An edit of a component then costs what that component weighs.
+      - Such a layer always stands on the image that was made whole before, not on the last edit, so they never pile up. What it replaces stays
+        in the layers below and counts for the image's size. Where more than half of the bytes differ, the image is made whole again.
+      - V(false) makes an image whole that was made so, which is right for one that is handed to others.
+      - With O(name) it has no effect.
+    type: bool
+    version_added: 1.1.0
+    default: false
   inputs:
     description:
       - Whatever else decides the node image, for the fingerprint; for example the digests of add-ons.
@@ -302,7 +313,7 @@ required_images:
   elements: str
   sample: ["registry.k8s.io/kube-apiserver:v1.37.2", "registry.k8s.io/etcd:3.7.0-0", "registry.k8s.io/pause:3.10"]
 built_images:
-  description: The images in O(archives), in full, without architecture suffix.
+  description: The images in RV(archives), in full, without architecture suffix.
   returned: O(state=present)
   type: list
   elements: str
@@ -320,11 +331,18 @@ extra_archives:
 archives:
   description:
     - As O(archives), each with C(path) and, where the archive holds one image, C(ref), the name that it has to get.
-    - To hand to M(nodeforge.kind.ctr_image_pull).
+    - To hand to M(nodeforge.kind.ctr_image_pull). With O(incremental) only those that differ.
   returned: O(state=present)
   type: dict
   sample:
     kube-apiserver: {path: /src/kubernetes/_output/release-images/amd64/kube-apiserver.tar, ref: "registry.k8s.io/kube-apiserver:v1.37.2"}
+complete:
+  description:
+    - Whether the build container has all RV(required_images) already, as it was made from a node image of this module and no archive is to be
+      imported, so that M(nodeforge.kind.ctr_image_pull) has nothing to do.
+  returned: O(state=present)
+  type: bool
+  sample: false
 version:
   description: What C(/kind/version) says in the node. V(null) where only the base tells and that is not here yet (see check mode).
   returned: O(state=present)
@@ -357,6 +375,7 @@ labels:
     io.nodeforge.base: docker.io/kindest/base:v20260820-69b56db7
     io.nodeforge.base-digest: sha256:5f0e1f6f5e4d3c2b1a09f8e7d6c5b4a392817060f5e4d3c2b1a09f8e7d6c5b4a
     io.nodeforge.images: registry.k8s.io/kube-apiserver:v1.37.2,registry.k8s.io/etcd:3.7.0-0
+    io.nodeforge.parts: '{"archives":{},"binaries":{"kubelet":"9b0c1d2e3f40516273..."},"rest":"5f0e1f6f5e4d3c2b1a09..."}'
     io.nodeforge.fingerprint: 3c1f0a9d8b7e6f5a4b3c2d1e0f9a8b7c6d5e4f3a2b1c0d9e8f7a6b5c4d3e2f1a
 changes:
   description: Dockerfile instructions that give the image the base's start-up command back, to hand to M(nodeforge.kind.docker_commit).
@@ -381,6 +400,7 @@ diff:
       files: {/usr/bin/kubelet: 9b0c1d2e3f405162738495a6b7c8d9eaf0b1c2d3e4f5061728394a5b6c7d8e9f}
 """
 
+import collections.abc as c
 import contextlib
 import datetime
 import json
@@ -424,7 +444,8 @@ GUARD_INTERVAL = 0.5
 class Inputs:
     """Everything that the options name, read and checked before anything is done."""
 
-    def __init__(self, params: dict[str, t.Any], engine_platform: str) -> None:
+    def __init__(self, params: dict[str, t.Any], engine_platform: str, check: bool) -> None:
+        self.check = check
         if not params["image"]:
             raise node.BadInput("The option image is missing: state=present needs it")
         self.image = node.parse_reference(params["image"], "base image")
@@ -483,7 +504,9 @@ class Inputs:
         if os.path.basename(name) != name or name in ("", ".", ".."):
             raise node.BadInput(f'The binary name "{name}" is not a plain file name: write it like kubelet')
         source = self._source("binary", name, value)
-        file = node.file_from_path(source["path"], f"{node.BINARY_DIRECTORY}/{name}", 0o755, "binary")
+        # check mode copies nothing, so it reads them
+        told = None if self.check else source.get("sha256")
+        file = node.file_from_path(source["path"], f"{node.BINARY_DIRECTORY}/{name}", 0o755, "binary", told)
         if source.get("sha256") not in (None, file.sha256):
             raise node.BadInput(f'The binary "{source["path"]}" has changed since it was built (its sha256 differs): run kube_make again')
         arch = node.binary_arch(source["path"])
@@ -594,19 +617,41 @@ class Inputs:
     def fingerprint(self, base_id: str, others: dict[str, t.Any]) -> str:
         return node.fingerprint(
             {
-                "base": base_id,
-                "platform": self.platform,
-                "version": self.version,
-                "files": {file.dest: [file.mode, file.sha256] for file in self.files},
+                **self._rest(base_id, others, self.files),
                 "archives": sorted(self.archives.values()),
                 "built_images": sorted(self.built_images(None)),
-                "extra_images": sorted(self.extra_images),
-                "extra_archives": sorted([entry.get("sha256") or entry["id"], entry.get("ref", "")] for entry in self.extra_archives),
-                # an image of an earlier release does not tell them
-                "replaced_images": {"told": self.replaced_images} if self.replaced_images else {},
-                "others": others,
             }
         )
+
+    def parts(self, base_id: str, others: dict[str, t.Any]) -> node.Parts:
+        return node.Parts(
+            node.fingerprint(self._rest(base_id, others, self.files[len(self.binaries) :])),
+            {name: file.sha256 for name, file in self.binaries.items()},
+            {name: " ".join([sha256, *map(str, self.references[name])]) for name, sha256 in self.archives.items()},
+        )
+
+    def _rest(self, base_id: str, others: dict[str, t.Any], files: list[node.File]) -> dict[str, t.Any]:
+        return {
+            "base": base_id,
+            "platform": self.platform,
+            "version": self.version,
+            "files": {file.dest: [file.mode, file.sha256] for file in files},
+            "extra_images": sorted(self.extra_images),
+            "extra_archives": sorted([entry.get("sha256") or entry["id"], entry.get("ref", "")] for entry in self.extra_archives),
+            # an image of an earlier release does not tell them
+            "replaced_images": {"told": self.replaced_images} if self.replaced_images else {},
+            "others": others,
+        }
+
+    def weight(self, binaries: c.Collection[str], archives: c.Collection[str]) -> int:
+        """Bytes of these."""
+        return sum(self.binaries[name].size for name in binaries) + sum(os.path.getsize(self.paths[name]) for name in archives)
+
+    def keep_only(self, binaries: c.Collection[str], archives: c.Collection[str]) -> None:
+        """Leaves what a node image has already."""
+        self.files = [file for name, file in self.binaries.items() if name in binaries]
+        self.references = {name: references for name, references in self.references.items() if name in archives}
+        self.extra_archives, self.containerd_config = [], []
 
 
 class NodePreparer:
@@ -626,6 +671,8 @@ class NodePreparer:
         self.sandbox: str | None = None
         # whether the build container runs
         self.runs = True
+        # the node image that gets one more layer
+        self.whole: dict[str, t.Any] | None = None
 
     def run(self) -> dict[str, t.Any]:
         result = self.absent() if self.params["state"] == "absent" else self.present()
@@ -665,8 +712,7 @@ class NodePreparer:
     # state=present
 
     def present(self) -> dict[str, t.Any]:
-        inputs = self.inputs = Inputs(self.params, self.engine.platform)
-        self.runs = bool(self.params["start"] or inputs.containerd_config or not self._own_kubeadm())
+        inputs = self.inputs = Inputs(self.params, self.engine.platform, self.check)
         for entry in inputs.extra_archives:
             if "engine" in entry:
                 entry["id"] = self._engine_image(entry["engine"])
@@ -678,6 +724,7 @@ class NodePreparer:
             "required_images": None,
             **self._versioned(None),
             "extra_archives": inputs.extra_archives,
+            "complete": False,
             "fingerprint": None,
             "up_to_date": False,
             "image": None,
@@ -688,20 +735,26 @@ class NodePreparer:
             self._starts(self.params["name"] or "nodeforge-build-*")
             return result
         # a variant has the base's own, of which kubeadm knows nothing either
-        inputs.replaced_images = inputs.replaced_images or node.told_replaced((base["Config"] or {}).get("Labels") or {})
+        inputs.replaced_images = inputs.replaced_images or node.told_replaced(_labels(base))
         entrypoint = (base["Config"] or {}).get("Entrypoint") or list(node.ENTRYPOINT)
         result["changes"] = [f"ENTRYPOINT {json.dumps(entrypoint)}", "CMD []"]
-        fingerprint = result["fingerprint"] = inputs.fingerprint(base["Id"], {option: self.params[option] for option in ("inputs", "revision", "source")})
+        others = {option: self.params[option] for option in ("inputs", "revision", "source")}
+        fingerprint = result["fingerprint"] = inputs.fingerprint(base["Id"], others)
+        self.parts = inputs.parts(base["Id"], others)
 
         made = self.engine.image(inputs.node_image) if inputs.node_image else None
-        told = ((made or {}).get("Config") or {}).get("Labels") or {}
-        if made and told.get(node.FINGERPRINT_LABEL) == fingerprint:
-            result.update(up_to_date=True, image=node.image_facts(made), required_images=node.told_images(told))
+        told = _labels(made)
+        if made and told.get(node.FINGERPRINT_LABEL) == fingerprint and (self.params["incremental"] or not told.get(node.WHOLE_LABEL)):
+            result.update(up_to_date=True, complete=True, image=node.image_facts(made), required_images=node.told_images(told))
             result.update(self._versioned(told.get("io.nodeforge.kubernetes-version")))
             result["labels"] = self._labels(base, result, told.get("org.opencontainers.image.created"))
             return result
 
         name = self.params["name"] or f"nodeforge-build-{fingerprint[:12]}-{secrets.token_hex(3)}"
+        self.whole = self._whole(made) if made and self.params["incremental"] and not self.params["name"] else None
+        if self.whole:
+            result.update(self._versioned(None), extra_archives=inputs.extra_archives)
+        self.runs = bool(self.params["start"] or inputs.containerd_config or not self._own_kubeadm())
         there = self._there(name, fingerprint) if self.params["name"] else None
         try:
             if there and self._adoptable(name, there, fingerprint):
@@ -715,7 +768,7 @@ class NodePreparer:
                 if there:
                     self.actions.append(f'Removed the build container "{name}" of other inputs')
                     self.before = {"container": {"name": name, "fingerprint": node.build_fingerprint(there)}, "files": {}}
-                container_id = self._create(name, there, base, fingerprint)
+                container_id = self._create(name, there, self.whole or base, fingerprint)
                 sandbox = self._sandbox(container_id)
                 result.update(self._versioned(self._base_version(container_id)))
                 self._starts(name)
@@ -726,6 +779,8 @@ class NodePreparer:
                     result["container"] = {"id": container_id, "name": name}
                 result["required_images"] = self._required(container_id, sandbox, base, result["version"], running=not self.check)
             result["labels"] = self._labels(base, result, None)
+            held = node.told_images(_labels(self.whole or base)) if _labels(self.whole or base).get(node.FINGERPRINT_LABEL) else None
+            result["complete"] = not (result["archives"] or result["extra_archives"]) and set(result["required_images"] or [""]) <= set(held or [])
             if not self.check:
                 self.created = None
         finally:
@@ -733,6 +788,17 @@ class NodePreparer:
                 with deferred():
                     self.engine.remove(self.created)
         return result
+
+    def _whole(self, made: dict[str, t.Any]) -> dict[str, t.Any] | None:
+        """The image that what differs can be put on; from then on, that is all that is wanted."""
+        told = _labels(made)
+        whole = made if told.get(node.PARTS_LABEL) else self.engine.image(told[node.WHOLE_LABEL]) if told.get(node.WHOLE_LABEL) else None
+        differing = self.parts.differing(_labels(whole).get(node.PARTS_LABEL, "")) if whole else None
+        inputs = self.inputs
+        if differing is None or inputs.weight(*differing) * 2 > inputs.weight(inputs.binaries, inputs.archives):
+            return None
+        inputs.keep_only(*differing)
+        return whole
 
     def _engine_image(self, reference: str) -> str:
         image = self.engine.image(reference)
@@ -981,7 +1047,7 @@ class NodePreparer:
             )
 
     def _starts(self, name: str) -> None:
-        files, reference = self.inputs.files, str(self.inputs.image)
+        files, reference = self.inputs.files, self.whole["Id"] if self.whole else str(self.inputs.image)
         self.before = self.before or {"container": None, "files": {}}
         self.after = {
             "container": {"name": name, "image": reference, "platform": self.inputs.platform},
@@ -1085,11 +1151,11 @@ class NodePreparer:
             text = self.engine.read_file(container, path)
             if text is not None:
                 inputs.add_manifest(text.decode(errors="replace"), f"{path} of the base image")
-        held = node.told_images((base["Config"] or {}).get("Labels") or {}) or []
+        held = node.told_images(_labels(base)) or []
         return node.required_images(lines, sandbox, [*inputs.manifest_images, *inputs.extra_images], held)
 
     def _labels(self, base: dict[str, t.Any], result: dict[str, t.Any], created: str | None) -> dict[str, str]:
-        inherited = ((base["Config"] or {}).get("Labels") or {}).keys()
+        inherited = _labels(self.whole or base).keys()
         digests = [digest.partition("@")[2] for digest in base.get("RepoDigests") or [] if digest.partition("@")[0] == self.inputs.image.familiar]
         told = node.labels(
             version=result["version"],
@@ -1103,8 +1169,14 @@ class NodePreparer:
             revision=self.params["revision"],
             source=self.params["source"],
         )
+        told.update({node.WHOLE_LABEL: self.whole["Id"]} if self.whole else {node.PARTS_LABEL: self.parts.label()})
         # what the base tells about itself is not true of the node
-        return {**{key: "" for key in inherited if key.startswith("org.opencontainers.image.")}, **told}
+        own = ("org.opencontainers.image.", node.PARTS_LABEL, node.WHOLE_LABEL)
+        return {**{key: "" for key in inherited if key.startswith(own)}, **told}
+
+
+def _labels(image: dict[str, t.Any] | None) -> dict[str, str]:
+    return ((image or {}).get("Config") or {}).get("Labels") or {}
 
 
 def _time(text: str) -> datetime.datetime:
@@ -1148,6 +1220,7 @@ def main() -> None:
             "replaced_images": {"type": "dict", "default": {}},
             "node_image": {"type": "str"},
             "inputs": {"type": "dict", "default": {}},
+            "incremental": {"type": "bool", "default": False},
             "offline": {"type": "bool", "default": False},
             "cache_dir": {"type": "path"},
             "revision": {"type": "str"},
