@@ -19,6 +19,10 @@ FILE = os.environ.get(ALIVE_VARIABLE, "")
 QUICK = bool(os.environ.get(QUICK_VARIABLE))
 # How long a module goes on when nobody does.
 PATIENCE = 120
+# A job is by itself what a module beside Ansible becomes here: what ends a terminal or is typed there is for those who wait to hand on.
+if FILE:
+    with contextlib.suppress(OSError):
+        os.setsid()
 
 
 def announce(log_path: str, note: str = "") -> None:

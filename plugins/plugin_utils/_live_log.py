@@ -6,6 +6,8 @@
 
 Ansible shows a task's result when it is done, which for a compile is after many minutes. Here the module is started as an
 asynchronous job on its host, and this plugin reads the growing log over the task's own connection, privileges included.
+On this very host, with the user's own rights, the log can be read while Ansible waits for the module: that spares the job, which takes seconds
+to start, to ask and to clear away.
 
 The module and this plugin share one small file on the host. This plugin touches it as long as it waits, so the module
 notices when nobody does any more, even after a broken connection. The module writes the log's path into it, and a second line that is
@@ -17,11 +19,15 @@ leaves it, and whether the module goes on is its own matter.
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import itertools
 import os
 import secrets
 import shlex
 import signal
+import tempfile
+import threading
 import time
 import typing as t
 
@@ -85,6 +91,48 @@ class _Lost(AnsibleError):
     """Nobody can wait for the job any more, and nobody has said that it is to end."""
 
 
+class _Shown:
+    """What of a log has been shown, as new lines or as a line now and then."""
+
+    def __init__(self, progress: str, show: t.Callable[[list[str]], None]) -> None:
+        self.progress = progress
+        self.show = show
+        self.line_number = 1
+        # the log's path and a note about it
+        self.about: list[str] = []
+        self.started = self.last = time.monotonic()
+
+    def read(self, file: t.Iterable[str]) -> list[str]:
+        """The lines to look at; of all of them only whole ones, as the rest comes with the next look."""
+        if self.progress != "lines":
+            return list(collections.deque(file, 1))
+        return [line for line in itertools.islice(file, self.line_number - 1, self.line_number - 1 + MAX_LINES) if line.endswith("\n")]
+
+    def take(self, about: list[str], lines: list[str]) -> list[str]:
+        """Shows what is new of these lines, and returns those that count."""
+        if about and about != self.about:
+            if about[1] and about[1:] != self.about[1:]:
+                self.show([about[1]])
+            if self.about and about[0] != self.about[0]:
+                # another one, which was read from where the last one ended
+                self.line_number, lines = 1, []
+            self.about = about
+        now = time.monotonic()
+        if self.progress == "lines":
+            self.line_number += len(lines)
+            self.show(lines)
+        elif lines and now - self.last >= SUMMARY_EVERY:
+            self.last = now
+            minutes, seconds = divmod(int(now - self.started), 60)
+            self.show([f"{minutes}:{seconds:02d} {lines[-1]}"])
+        return lines
+
+    def rest(self, log: str, read: t.Callable[[int], list[str]]) -> None:
+        """Shows what was written to the log since the last look."""
+        if self.progress == "lines":
+            self.show(read(self.line_number if not self.about or self.about[0] == log else 1))
+
+
 class LiveLogActionBase(ActionBase):
     """Runs the module of the same name. The module has options C(progress) and, unless JOB_LIMIT is set, C(timeout)."""
 
@@ -100,12 +148,14 @@ class LiveLogActionBase(ActionBase):
         quiet = self._task.no_log or self._task.check_mode or self._task.async_val
         if quiet or progress not in ("summary", "lines"):
             return self._execute_module(task_vars=task_vars, wrap_async=self._task.async_val)
+        self._prefix = f"[{task_vars.get('inventory_hostname', 'host')}]"
+        if self._connection.transport == "local" and not self._connection.become:
+            return self._beside(progress, task_vars)
         answer = self._answer(task_vars)
         if answer is not None:
             return answer
         interpreter = str(self._templar.template(task_vars.get("ansible_python_interpreter") or ""))
         if len(interpreter.split()) > 1:
-            self._prefix = f"[{task_vars.get('inventory_hostname', 'host')}]"
             self._show([f"No progress is shown: Ansible starts no job with an interpreter that has a blank in its path ({interpreter})"])
             return self._execute_module(task_vars=task_vars)
         return self._follow(progress, task_vars)
@@ -128,8 +178,44 @@ class LiveLogActionBase(ActionBase):
         finally:
             self._task.environment = environment
 
+    def _beside(self, progress: str, task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
+        """The module's result; a thread shows its log meanwhile."""
+        handle, alive = tempfile.mkstemp(prefix="nodeforge-")
+        os.close(handle)
+        over = threading.Event()
+        watch = threading.Thread(target=self._read_beside, args=(_Shown(progress, self._show), alive, over), daemon=True)
+        result: dict[str, t.Any] | None = None
+        try:
+            with _signals_raise():
+                watch.start()
+                try:
+                    result = self._execute_with({ALIVE_VARIABLE: alive}, task_vars=task_vars)
+                finally:
+                    # without the file a module that still runs ends
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(alive)
+                    over.set()
+                    watch.join()
+        except _Interrupted as e:
+            os.kill(os.getpid(), e.number)  # now Ansible's own handler, which ends this process
+        return result or {"failed": True, "msg": "The task was interrupted."}
+
+    @staticmethod
+    def _read_beside(shown: _Shown, alive: str, over: threading.Event) -> None:
+        parent, log = os.getppid(), ""
+        while not over.wait(INTERVAL[0]) and os.getppid() == parent:
+            # nothing is said yet, or it is over
+            with contextlib.suppress(OSError, ValueError):
+                os.utime(alive)
+                with open(alive, encoding="utf-8") as file:
+                    log, note = file.read().splitlines()[:2]
+                with open(log, encoding="utf-8", errors="replace") as file:
+                    shown.take([log, note], shown.read(file))
+        if log:
+            with contextlib.suppress(OSError), open(log, encoding="utf-8", errors="replace") as file:
+                shown.rest(log, lambda line_number: list(itertools.islice(file, line_number - 1, None)))
+
     def _follow(self, progress: str, task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
-        self._prefix = f"[{task_vars.get('inventory_hostname', 'host')}]"
         directory = self._remote_expand_user(self.get_shell_option("async_dir", default="~/.ansible_async"))
         alive = self._connection._shell.join_path(directory, f"nodeforge-{secrets.token_hex(8)}")
         self._sh(f"umask 77; mkdir -p {shlex.quote(directory)} && : > {shlex.quote(alive)}")
@@ -165,17 +251,16 @@ class LiveLogActionBase(ActionBase):
             self._task.async_val = 0
 
     def _watch(self, progress: str, alive: str, job: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
-        started = answered = asked = shown = time.monotonic()
+        answered = asked = time.monotonic()
         interval = INTERVAL[0]
-        line_number = 1
-        told: list[str] = []
+        shown = _Shown(progress, self._show)
         parent = os.getppid()
         while True:
             time.sleep(interval)
             if os.getppid() != parent:
                 raise _Lost("Ansible itself was killed, so nobody waits for this task any more.")
             try:
-                rc, lines = self._look(progress, alive, line_number)
+                rc, lines = self._look(progress, alive, shown.line_number)
             except AnsibleConnectionFailure:
                 # the job does not depend on this connection, and the module waits longer than this before it gives up
                 if time.monotonic() - answered > PATIENCE:
@@ -183,31 +268,16 @@ class LiveLogActionBase(ActionBase):
                 continue
             answered = now = time.monotonic()
             # two lines about the log come before it
-            about, lines = lines[:2], lines[2:]
-            if about and about != told:
-                if about[1] and about[1:] != told[1:]:
-                    self._show([about[1]])
-                if told and about[0] != told[0]:
-                    # another one, which was read from where the last one ended
-                    line_number, lines = 1, []
-                told = about
+            lines = shown.take(lines[:2], lines[2:])
             interval = INTERVAL[0] if len(lines) == MAX_LINES else min(interval * 1.3, INTERVAL[1])
-            if progress == "lines":
-                line_number += len(lines)
-                self._show(lines)
-            elif lines and now - shown >= SUMMARY_EVERY:
-                shown = now
-                minutes, seconds = divmod(int(now - started), 60)
-                self._show([f"{minutes}:{seconds:02d} {lines[-1]}"])
             if rc == GONE or now - asked > STATUS_EVERY:
                 asked = now
                 status = self._job("status", job, task_vars)
                 if status.get("finished"):
                     self._job("cleanup", job, task_vars)
                     log = status.get("log_path")
-                    if progress == "lines" and log and (told or "rc" in status):
-                        rest = line_number if not told or told[0] == log else 1
-                        self._show(self._read(progress, f"log={shlex.quote(log)}", rest)[1])
+                    if log and (shown.about or "rc" in status):
+                        shown.rest(log, lambda line_number: self._read(progress, f"log={shlex.quote(log)}", line_number)[1])
                     return {name: value for name, value in status.items() if name not in JOB_KEYS}
 
     def _look(self, progress: str, alive: str, line_number: int) -> tuple[int, list[str]]:
@@ -241,4 +311,4 @@ class LiveLogActionBase(ActionBase):
     def _show(self, lines: list[str]) -> None:
         # not on stdout, which may be read by a program
         for line in lines:
-            display.display(f"{self._prefix} {line.rstrip()}", stderr=True)
+            display.display(f"{self._prefix} {line.rstrip()[:500]}", stderr=True)

@@ -775,13 +775,16 @@ def test_ways_to_run(
     assert result_of(tree)["changed"] is changed and tree.runs == runs
 
 
-def test_interpreter_with_a_blank_in_its_path(tree: Tree, playbook: t.Any, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("there", [False, True], ids=["here", "by ssh"])
+def test_interpreter_with_a_blank_in_its_path(tree: Tree, playbook: t.Any, tmp_path: pathlib.Path, request: pytest.FixtureRequest, there: bool) -> None:
     """As in the virtual environment of a checkout whose path has one: Ansible cannot start jobs with it."""
+    talk(tree)
     (tmp_path / "my venv").symlink_to(sys.prefix)
     interpreter = str(tmp_path / "my venv/bin/python")
-    process = playbook("-e", json.dumps({"ansible_python_interpreter": interpreter}))
+    arguments = ["-e", json.dumps({"ansible_python_interpreter": interpreter}), *(request.getfixturevalue("ssh") if there else [])]
+    process = playbook(*arguments, options="targets: [talk], progress: lines")
     assert process.returncode == 0, process.stdout + process.stderr
-    assert "No progress is shown" in process.stderr
+    assert ("No progress is shown" in process.stderr, "[localhost] word 3" in process.stderr) == (there, not there)
     assert result_of(tree)["changed"] and tree.runs == 1
 
 
@@ -794,10 +797,11 @@ def test_failure_through_ansible(tree: Tree, playbook: t.Any) -> None:
     assert '"linux/s390x"' in failure(result_of(tree)) and tree.runs == 1
 
 
-@pytest.mark.parametrize("progress", ["summary", "none"])
-def test_interrupt_through_ansible(tree: Tree, playbook: t.Any, progress: str) -> None:
+@pytest.mark.parametrize("progress, there", [("summary", False), ("none", False), ("summary", True)])
+def test_interrupt_through_ansible(tree: Tree, playbook: t.Any, request: pytest.FixtureRequest, progress: str, there: bool) -> None:
     (tree.path / "_output").mkdir()
-    process = playbook(options=f"targets: [lazy], progress: {progress}", popen=True)
+    arguments = request.getfixturevalue("ssh") if there else []
+    process = playbook(*arguments, options=f"targets: [lazy], progress: {progress}", popen=True)
     pid = int(
         wait_for(lambda: (tree.path / "_output/pid").exists() and (tree.path / "_output/pid").read_text().strip(), 60)
     )
@@ -808,9 +812,10 @@ def test_interrupt_through_ansible(tree: Tree, playbook: t.Any, progress: str) -
     assert list((tree.path / "_output/nodeforge").glob("*.json*")) == []
 
 
-def test_time_limit_of_the_task(tree: Tree, playbook: t.Any) -> None:
+@pytest.mark.parametrize("there", [False, True], ids=["here", "by ssh"])
+def test_time_limit_of_the_task(tree: Tree, playbook: t.Any, request: pytest.FixtureRequest, there: bool) -> None:
     (tree.path / "_output").mkdir()
-    process = playbook(options="targets: [lazy]", keywords="timeout: 8")
+    process = playbook(*(request.getfixturevalue("ssh") if there else []), options="targets: [lazy]", keywords="timeout: 8")
     assert process.returncode != 0
     pid = int((tree.path / "_output/pid").read_text())
     wait_for(lambda: gone(pid), 45)
