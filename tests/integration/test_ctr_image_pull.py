@@ -1184,6 +1184,44 @@ def test_one_of_another_platform_is_filled(
         container.remove(force=True)
 
 
+def test_what_a_lower_layer_has_is_left_there(
+    run_module: t.Any, client: docker.DockerClient, pull: t.Any, node: Node, stopped: Node, laid_out: str, archive: t.Any, importer: str
+) -> None:
+    """Only what is new goes into the container of an image that has images already, and it need not run either."""
+    old, other = archive(KUBE_PROXY, 8, name="old.tar"), archive("example.com/b:1", 9, name="b.tar")
+    first: Args = {"images": [PAUSE], "archives": [old, other], "layouts": [laid_out], "importer": importer}
+    below = {image["ref"]: image for image in run_module("ctr_image_pull", {"container": stopped.name, **first})["images"]}
+    stopped.container.commit(f"{PREFIX}", "filled")
+    container = client.containers.create(f"{PREFIX}:filled", ["sleep", "3600"], name=f"{PREFIX}-upper", tmpfs={"/run": "", "/tmp": ""}, network_mode="host")
+    try:
+        upper = Node(container)
+        args: Args = {**first, "images": [PAUSE, ETCD], "archives": [archive(KUBE_PROXY, 10, name="new.tar"), other], "container": upper.name}
+        come = {PAUSE: "present", ETCD: "imported", KUBE_PROXY: "imported", "example.com/b:1": "present"}
+        predicted = run_module("ctr_image_pull", args, check=True, diff=True)
+        assert predicted["changed"] and actions(predicted) == come and container.diff() is None
+        made = run_module("ctr_image_pull", args, diff=True)
+        assert made["changed"] and actions(made) == come and status(upper) == "created"
+        digests = {image["ref"]: image["digest"] for image in made["images"]}
+        assert made["diff"]["before"]["images"][KUBE_PROXY]["digest"] == below[KUBE_PROXY]["digest"] != digests[KUBE_PROXY]
+        assert digests[PAUSE] == below[PAUSE]["digest"] and digests["example.com/b:1"] == below["example.com/b:1"]["digest"]
+        # a manifest, a configuration and a layer of each, less what the images share
+        new = {path.rpartition("/")[2] for path in changes(upper) if "/blobs/sha256/" in path}
+        assert len(new) == 6 and digests[ETCD].partition(":")[2] in new and digests[PAUSE].partition(":")[2] not in new
+        for check in (True, False):
+            again = run_module("ctr_image_pull", args, check=check)
+            assert not again["changed"] and set(actions(again).values()) == {"present"} and status(upper) == "created"
+        by_ctr = pull(images=[PAUSE, ETCD], archives=args["archives"], layouts=[laid_out])["images"]
+        assert digests == {image["ref"]: image["digest"] for image in by_ctr}
+        container.start()
+        with upper.containerd():
+            assert upper.images() == dict.fromkeys(come, True)
+            complete = [line for line in upper.ctr("images", "check").splitlines()[1:] if "complete (" in line]
+            assert len([line for line in complete if not line.startswith("sha256:")]) == len(come)
+        assert not run_module("ctr_image_pull", args)["changed"]
+    finally:
+        container.remove(force=True)
+
+
 def test_it_is_started_where_something_has_to_be_pulled(
     run_module: t.Any, stopped: Node, registry: FaultyRegistry, archive: t.Any, importer: str
 ) -> None:

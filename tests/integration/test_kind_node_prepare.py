@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import io
 import json
 import os
 import pathlib
@@ -301,6 +302,69 @@ def test_up_to_date(run_module, args, client) -> None:
     run_module("kind_node_prepare", {"name": f"{PREFIX}*", "state": "absent"})
     node.reload()
     assert node.status == "running"
+
+
+def test_an_edit_puts_one_layer_on_the_whole(run_module, args, client, tmp_path) -> None:
+    del args["name"]
+    args.update(incremental=True, start=False)
+    for name in ("kubectl", "kubeadm"):
+        (tmp_path / name).write_text(KUBEADM + "#" * 50_000)
+    (tmp_path / "kube-proxy.tar").write_bytes(small_base.archive(f"registry.k8s.io/kube-proxy-{ARCH}:v1.37.2", {"x": (b"1", 0o755)}))
+    args["archives"]["kube-proxy"] = str(tmp_path / "kube-proxy.tar")
+
+    def build(**options: t.Any) -> t.Any:
+        """One layer for each run that makes something, as the role does it."""
+        wanted = {**args, **options}
+        predicted = run_module("kind_node_prepare", wanted, check=True, diff=True)
+        made = run_module("kind_node_prepare", wanted, diff=True)
+        for key in ("changed", "required_images", "built_images", "archives", "complete", "fingerprint", "up_to_date"):
+            assert predicted[key] == made[key], key
+        if not made["up_to_date"]:
+            assert predicted["diff"]["after"]["files"] == made["diff"]["after"]["files"]
+            commit = {"container": made["container"]["id"], "name": args["node_image"], "remove": True, "prune_previous": True}
+            commit.update({key: made[key] for key in ("changes", "labels", "fingerprint")})
+            made["layers"] = run_module("docker_commit", commit)["image"]["layers"]
+        return made
+
+    def edit(name: str, text: str) -> None:
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {text}\n")
+
+    whole = build()
+    assert not whole["complete"] and len(whole["archives"]) == 2 and "io.nodeforge.whole" not in whole["labels"]
+    first_id = client.images.get(args["node_image"]).id
+    for text in ("one", "two"):
+        edit("kubelet", text)
+        edited = build()
+        # never on the last edit
+        assert edited["layers"][:-1] == whole["layers"] and edited["labels"]["io.nodeforge.whole"] == first_id
+        assert list(edited["diff"]["after"]["files"]) == ["/usr/bin/kubelet"] and edited["complete"] and edited["archives"] == {}
+        assert edited["required_images"] == whole["required_images"]
+        container = client.containers.create(args["node_image"])
+        content = b"".join(container.get_archive("/usr/bin")[0])
+        container.remove()
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            assert archive.extractfile("bin/kubelet").read() == f"#!/bin/sh\necho {text}\n".encode()
+            assert archive.getmember("bin/kubectl").size == len(KUBEADM) + 50_000
+        assert build()["up_to_date"]
+    # an image goes through as a binary does, with what was edited before
+    (tmp_path / "kube-proxy.tar").write_bytes(small_base.archive(f"registry.k8s.io/kube-proxy-{ARCH}:v1.37.2", {"x": (b"2", 0o755)}))
+    image = build()
+    assert list(image["archives"]) == ["kube-proxy"] and not image["complete"] and image["layers"][:-1] == whole["layers"]
+    assert list(image["diff"]["after"]["files"]) == ["/usr/bin/kubelet"] and image["built_images"] == ["registry.k8s.io/kube-proxy:v1.37.2"]
+    # whoever wants it whole gets it so, and then the next edit stands on that
+    again = build(incremental=False)
+    assert not again["up_to_date"] and len(again["diff"]["after"]["files"]) > 4 and len(again["layers"]) == len(whole["layers"])
+    assert build()["up_to_date"]
+    edit("kubelet", "three")
+    assert build()["layers"][:-1] == again["layers"]
+    # what else differs, or that much, makes it whole
+    assert len(build(files=[])["archives"]) == 2
+    for name in ("kubectl", "kubeadm"):
+        (tmp_path / name).write_text(KUBEADM + "#" + "+" * 50_000)
+    most = build(files=[])
+    assert len(most["archives"]) == 2 and len(most["layers"]) == len(whole["layers"])
+    # nothing of the images before is left
+    assert not client.images.list(filters={"dangling": True, "label": f"io.nodeforge.base=docker.io/library/{BASE}"})
 
 
 def test_nothing_volatile_in_the_image(run_module, args, client) -> None:
