@@ -40,7 +40,7 @@ set -u; umask 022; export LC_ALL=C
 action=$1 name=$2 how=$3; shift 3
 base=/kind/nodeforge dir=/kind/nodeforge/$name file=/usr/bin/$name manifest=/etc/kubernetes/manifests/$name.yaml
 session=/kind/nodeforge/debug/$name check=well gone=0
-why= pid= exe= began= log_since= logs_before= held= written=
+why= pid= exe= began= log_since= logs_before= held= written= come=
 
 say() { printf '%s %s\n' "$1" "$2"; }
 sum() { local line; line=$(sha256sum "$1" 2>/dev/null) && printf %s "${line%% *}"; }
@@ -78,6 +78,15 @@ on_disk() {
     pod) found=$(mounted); printf %s "${found:-original}" ;;
     daemon) if [ -e "$dir/current" ]; then sum "$dir/current"; else printf original; fi ;;
     *) sum "$file" ;;
+  esac
+}
+
+# in_place FILE CHECKSUM: whether that file, which has the checksum, is what would run after a restart; another one differs soon
+in_place() {
+  case $how in
+    pod) [ "$(mounted)" = "$2" ] ;;
+    daemon) cmp -s "$1" "$dir/current" ;;
+    *) cmp -s "$1" "$file" ;;
   esac
 }
 
@@ -183,7 +192,11 @@ process() { # process CHECKSUM: exactly one, and its program is that one
     '') why="$name does not run"; return 1 ;;
     *[!0-9]*) why="the $name before has not ended yet"; return 1 ;;
   esac
-  if [ "$found" != "$pid" ]; then exe=$(sum "/proc/$found/exe"); pid=$found since=$SECONDS; fi
+  if [ "$found" != "$pid" ]; then
+    # the very file that has just come whole need not be read again
+    if [ -n "$1" ] && [ "$1" = "$come" ] && [ "/proc/$found/exe" -ef "$dir/$1/$name" ]; then exe=$1; else exe=$(sum "/proc/$found/exe"); fi
+    pid=$found since=$SECONDS
+  fi
   [ -z "$1" ] || [ "$exe" = "$1" ] || { why="the $name before still runs"; return 1; }
 }
 
@@ -442,11 +455,12 @@ case $action in
     recall
     say previous "$(checksum_of "$previous")"
     say previous_version "$previous_version"
-    if [ "$(note_of phase)" = settled ] && [ "$(on_disk)" = "$1" ] && { [ "$how" = file ] || [ "$(running)" = "$1" ]; }; then
+    if [ "$(note_of phase)" = settled ] && in_place "$new/$name" "$1" && { [ "$how" = file ] || [ "$(running)" = "$1" ]; }; then
       say result unchanged
       exit
     fi
     if [ "$(sum "$dir/$1/$name")" != "$1" ]; then rm -rf "${dir:?}/$1"; mv "$new" "$dir/$1"; fi
+    come=$1
     turn "$1" "$version" "$2"
     ;;
   original) # SECONDS TOKEN

@@ -241,8 +241,11 @@ class Swapper:
         chosen = self._choose(known)
         for node in known if self.how == component.DAEMON else chosen:
             self.engine.running(node.name)
-        head = self._read() if self.params["state"] == "present" else b""
-        before = dict(zip(chosen, self._each(self._look, chosen)))
+        # both read a program
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(self._read) if self.params["state"] == "present" else None
+            before = dict(zip(chosen, self._each(self._look, chosen)))
+            head = reading.result() if reading else b""
         for node, now in before.items():
             if now.absent:
                 raise kind.BadInput(f'The node "{node.name}" has no manifest of {self.component}: it runs in another way there; name other nodes')

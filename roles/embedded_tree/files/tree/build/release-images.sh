@@ -32,6 +32,8 @@ for platform in $platforms; do
     die "The root of kube-proxy's image for $platform, ${base:-KUBE_PROXY_BASE}, is not there: run role nodeforge.kind.supplies with tasks_from: tools for this platform, or give KUBE_PROXY_BASE=/path/of/root.tar"
 done
 
+# git is asked once
+export KUBE_GIT_VERSION KUBE_GIT_COMMIT KUBE_GIT_TREE_STATE
 WHAT="$(printf 'cmd/%s ' "${COMPONENTS[@]}")${KUBE_EXTRA_WHAT:-}" KUBE_OUTPUT_SUBPATH=dockerized hack/build.sh
 
 for platform in $platforms; do
@@ -42,14 +44,15 @@ for platform in $platforms; do
   cd "$output/dockerized/bin/$platform"
   for name in "${COMPONENTS[@]}"; do
     ref=registry.k8s.io/$name-$arch:$tag
-    inputs=("$name" "$tool")
+    inputs=("$tool")
     options=()
     if [[ $name == kube-proxy ]]; then
       inputs+=("$(proxy_base "$arch")")
       options+=(--base "$(proxy_base "$arch")")
     fi
-    # an archive whose ingredients are the same needs not be written again
-    key="$ref $(sha256sum "${inputs[@]}" | cut -d' ' -f1 | paste -sd' ')"
+    # an archive whose ingredients are the same needs not be written again; a program holds the checksum of its own content
+    id=$(go tool buildid "$name") && [[ -n $id ]] && id+=:$(stat -c %s "$name") || id=$(sha256sum <"$name")
+    key="$ref $id $(sha256sum "${inputs[@]}" | cut -d' ' -f1 | paste -sd' ')"
     if [[ -f $images/$name.tar && $(cat "$stage/$name.key" 2>/dev/null) == "$key" ]]; then continue; fi
     printf '+++ %s: image %s\n' "$platform" "$ref" >&2
     rm -f "$stage/$name.key"
