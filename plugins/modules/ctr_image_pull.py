@@ -80,8 +80,9 @@ options:
       - The program C(nodeforge-store) on the build host, which the role P(nodeforge.kind.supplies#role) makes. It does what
         C(ctr images import) does, without a containerd.
       - So it can fill a container that does not run (O(nodeforge.kind.kind_node_prepare#module:start=false)), also one of another platform,
-        where all images come from files of the build host (O(archives), O(layouts), O(cache_dir)) and the container has none yet.
+        where all images that it has not come from files of the build host (O(archives), O(layouts), O(cache_dir)).
         Otherwise such a container is started.
+      - Content that an image of the container does not need any more stays in it until containerd runs there and collects it.
     type: path
     version_added: 1.1.0
   platform:
