@@ -115,7 +115,7 @@ def refusal() -> float:
 
 
 def supplies() -> tuple[dict[str, str], pathlib.Path, str]:
-    """What our image was made of: the add-ons by name, their OCI layout and the base image."""
+    """What our image was made of: the add-ons by name, their OCI layout and the base image without them."""
     image = json.loads(run("docker", "image", "inspect", OURS))[0]
     labels = image["Config"]["Labels"]
     held = set(labels["io.nodeforge.images"].split(","))
@@ -125,7 +125,9 @@ def supplies() -> tuple[dict[str, str], pathlib.Path, str]:
             manifest = json.loads((blobs / next(iter(names.values())).partition(":")[2]).read_text())
             config = json.loads((blobs / manifest["config"]["digest"].partition(":")[2]).read_text())
             if config["architecture"] == image["Architecture"]:
-                return names, images.parent / "layout", labels["io.nodeforge.base"]
+                # kind adds them itself
+                base = json.loads(run("docker", "image", "inspect", labels["io.nodeforge.base"]))[0]["Config"]["Labels"]
+                return names, images.parent / "layout", base["org.opencontainers.image.base.name"]
     sys.exit(f"the cache {CACHE} has no add-ons of {OURS}")
 
 
