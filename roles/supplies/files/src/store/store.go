@@ -13,6 +13,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -154,11 +156,12 @@ func (s *store) bring(ctx context.Context, w wanted) (map[string]told, error) {
 			return nil, err
 		}
 	}
-	for _, from := range w.Sources {
-		index, provider, err := s.read(ctx, from)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", from, err)
-		}
+	sources, err := s.readAll(ctx, w.Sources)
+	if err != nil {
+		return nil, err
+	}
+	for i, from := range w.Sources {
+		index, provider := sources[i].index, sources[i].provider
 		for _, d := range index {
 			name, ok := from.Names[d.Annotations[from.key()]]
 			if !ok {
@@ -209,6 +212,36 @@ func (s *store) known(ctx context.Context) (map[digest.Digest]bool, error) {
 		return nil
 	})
 	return all, err
+}
+
+// What a source holds, and whoever has its content.
+type found struct {
+	index    []v1.Descriptor
+	provider content.Provider
+}
+
+// readAll reads the sources, some at once: most of it is checksums.
+func (s *store) readAll(ctx context.Context, sources []source) ([]found, error) {
+	all, errs := make([]found, len(sources)), make([]error, len(sources))
+	var wg sync.WaitGroup
+	turn := make(chan struct{}, runtime.GOMAXPROCS(0))
+	for i, from := range sources {
+		turn <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-turn }()
+			var err error
+			if all[i].index, all[i].provider, err = s.read(ctx, from); err != nil {
+				errs[i] = fmt.Errorf("%s: %w", from, err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
 }
 
 // read lists the images of a source, and whoever has their content.
