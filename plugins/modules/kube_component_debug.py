@@ -345,7 +345,10 @@ class Debugger:
 
     def _look(self) -> debug.Seen:
         told = self._script("look", timeout=60)
-        if told.rc != 0:
+        for dummy in range(2):
+            if told.rc == 0 and not told.stdout:  # an engine under load loses what a command prints
+                told = self._script("look", timeout=60)
+        if told.rc != 0 or not told.stdout:
             raise EngineError(f'The node "{self.node.name}" cannot be looked at: {told.reason}; it must be a node of kind, with bash and systemd')
         return debug.seen(told.stdout)
 
@@ -620,16 +623,19 @@ class Debugger:
         plane = next(node for node in self.known if node.role == kind.CONTROL_PLANE)
         return self.engine.exec(plane.name, argv, timeout=seconds)
 
-    def _kubectl(self, *arguments: str) -> str:
-        told = self._on_plane(["kubectl", "--kubeconfig", kind.ADMIN_CONF, "-n", "kube-system", *arguments], 60)
-        if told.rc != 0:
-            raise EngineError(f'The DaemonSet {self.component} of the cluster "{self.cluster}" cannot be read: {told.reason}')
-        return told.stdout
+    def _get(self, *arguments: str) -> dict[str, t.Any]:
+        told = self._on_plane(["kubectl", "--kubeconfig", kind.ADMIN_CONF, "-n", "kube-system", "get", *arguments, "-o", "json"], 60)
+        with contextlib.suppress(ValueError):
+            if told.rc == 0:
+                found: dict[str, t.Any] = json.loads(told.stdout)
+                return found
+        if "(NotFound)" in told.stderr:
+            return {}
+        raise EngineError(f'The DaemonSet {self.component} of the cluster "{self.cluster}" cannot be read: {told.reason or "nothing was told"}')
 
     def _daemonset(self) -> dict[str, t.Any]:
         """As it is; nothing where there is none."""
-        found: dict[str, t.Any] = json.loads(self._kubectl("get", "daemonset", self.component, "-o", "json", "--ignore-not-found") or "{}")
-        return found
+        return self._get("daemonset", self.component)
 
     def _change(self, action: str, *arguments: str) -> str:
         argv = ["bash", "-c", debug.DAEMON_SCRIPT, "nodeforge", action, self.component, *arguments]
@@ -661,7 +667,7 @@ class Debugger:
     def _left(self) -> str | None:
         """Why something has to be put back in the DaemonSet."""
         note = debug.noted(self._daemonset() or {"metadata": {}})
-        left = note and ("template" in note or not self._kubectl("get", "pods", "-l", component.DEBUG_LABEL, "-o", "name").strip())
+        left = note and ("template" in note or not self._get("pods", "-l", component.DEBUG_LABEL)["items"])
         return "it was broken off" if left else None
 
     # on this host
