@@ -631,7 +631,7 @@ class Debugger:
                 return found
         if "(NotFound)" in told.stderr:
             return {}
-        raise EngineError(f'The DaemonSet {self.component} of the cluster "{self.cluster}" cannot be read: {told.reason or "nothing was told"}')
+        raise EngineError(f'The DaemonSet {self.component} of the cluster "{self.cluster}" cannot be read: {told.reason}')
 
     def _daemonset(self) -> dict[str, t.Any]:
         """As it is; nothing where there is none."""
