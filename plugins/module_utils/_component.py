@@ -30,6 +30,8 @@ COMPONENTS: dict[str, str] = {
     "kubectl": FILE,
 }
 ORIGINAL = "original"
+# Pods of a DaemonSet that are debugged bear this label; its annotation holds what is put back when none is debugged any more.
+DEBUG_LABEL = "nodeforge.io/debug"
 # What the machine's word for itself (uname -m) is in an ELF header and in Go.
 MACHINES = {"x86_64": (62, "amd64"), "aarch64": (183, "arm64")}
 

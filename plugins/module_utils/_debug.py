@@ -11,6 +11,7 @@ same way back. All that it keeps lies in ``/kind/nodeforge/debug/COMPONENT``.
 from __future__ import annotations
 
 import collections.abc as c
+import copy
 import json
 import re
 import struct
@@ -167,6 +168,23 @@ shut_door() {
   rm -f "/etc/systemd/system/$door" && systemctl daemon-reload
 }
 
+# the pods of this node that its DaemonSet made for dlv
+debug_pods() {
+  local told
+  told=$(kube /etc/kubernetes/kubelet.conf -n kube-system get pods --field-selector "spec.nodeName=$HOSTNAME" -l "k8s-app=$name,@LABEL@" -o name) ||
+    { why="its pods cannot be read: $told"; return 1; }
+  grep '^pod/' <<<"$told" || true
+}
+# the DaemonSet, whose template is its own again, makes another pod once they are gone
+remove_pods() {
+  local found pod end=$((SECONDS + 60))
+  until found=$(debug_pods) && [ -z "$found" ]; do
+    for pod in $found; do kube /etc/kubernetes/kubelet.conf -n kube-system delete "$pod" --grace-period=3 --wait=false >/dev/null; done
+    [ "$SECONDS" -lt "$end" ] || { why="the pod that ran it under dlv does not go away"; return 1; }
+    sleep 0.3
+  done
+}
+
 # step_aside: the pod is gone, its manifest kept
 step_aside() {
   rm -f "$manifest"
@@ -228,6 +246,11 @@ undo() {
         cp -p "$session/original.yaml" "$beside"
       fi && place || return
       ;;
+    daemon)
+      begin
+      remove_pods || return
+      [ "${before# }" ] || return 0 # it did not run
+      ;;
   esac
   await "${before%% *}" "${before#* }" "$seconds"
 }
@@ -257,6 +280,8 @@ run_debugged() { # whatever its mode; why tells what went wrong
       case $how in
         unit) timeout -k 1 15 systemctl stop "$name" 2>/dev/null; write_dropin && systemctl daemon-reload && restart ;;
         pod) edit "$(debug_patch)" "$session/original.yaml" && place && sum "$manifest" >"$session/placed" ;;
+        # whoever may change the DaemonSet replaces the pod
+        daemon) await_host "$token" $((seconds + 20)) ;;
       esac
       ;;
     host) step_aside ;;
@@ -272,6 +297,7 @@ case $action in
     say settings "$(cat "$session/settings.json" 2>/dev/null)"
     [ ! -e "$session/pending.json" ] || say pending yes
     if [ -e "$dropin" ] && [ ! -e "$session" ]; then say pending yes; fi
+    if [ "$how" = daemon ] && [ ! -e "$session" ] && [ -n "$(debug_pods)" ]; then say pending yes; fi
     say swapping "$(note_of phase)"
     for pid in $(pids); do
       say pid "$pid"
@@ -283,7 +309,7 @@ case $action in
     [ "$how" != pod ] || [ -e "$manifest" ] || [ -e "$session" ] || say absent manifest
     ;;
   debug)
-    mode=$1 port=$2 wait=$3 mapped=$4 election=$5 seconds=$6 abort=/run/nodeforge-abort-$7 settings=$8
+    mode=$1 port=$2 wait=$3 mapped=$4 election=$5 seconds=$6 token=$7 abort=/run/nodeforge-abort-$7 settings=$8
     lock $((2 * seconds + 60))
     trap 'rm -f "$abort" "/run/nodeforge-go-$7"; [ -e "$session/before" ] || forget' EXIT
     [ "$how" = unit ] || systemctl is-active -q kubelet || [ "$mode" = attach ] || refuse "the kubelet, which runs its pod, is not active"
@@ -303,7 +329,7 @@ case $action in
     begin forward
     check=debugged_well
     case $mode in
-      host) run_debugged && await_host "$7" "$seconds" ;;
+      host) run_debugged && await_host "$token" "$seconds" ;;
       *) run_debugged && await "${12}" "$version" "$seconds" forward ;;
     esac
     if [ $? = 0 ]; then
@@ -320,12 +346,84 @@ case $action in
   absent) # SECONDS TOKEN
     abort=/run/nodeforge-abort-$2
     lock $((2 * $1 + 60))
-    if [ ! -e "$session" ] && [ ! -e "$dropin" ]; then say result unchanged; exit; fi
+    if [ ! -e "$session" ] && [ ! -e "$dropin" ] && { [ "$how" != daemon ] || [ -z "$(debug_pods)" ]; }; then say result unchanged; exit; fi
     if undo "$1"; then forget; say result changed; else say result lost; say why "$why"; show_log; fi
     ;;
 esac
 """
-)
+).replace("@LABEL@", component.DEBUG_LABEL)
+
+# What is done to a DaemonSet, on a control plane. Its controller knows one template for all nodes: it has another one only until the pod of one
+# node is made of it, and leaves that pod alone as long as pods are replaced by nobody but us (OnDelete). So all other pods stay as they are.
+# Actions, which one after the other get their turn: replace NODE SECONDS GENERATION PATCH BACK; mend BACK; settle PATCH.
+DAEMON_SCRIPT = r"""
+set -u; export LC_ALL=C KUBECONFIG=/etc/kubernetes/admin.conf
+action=$1 name=$2 why=; shift 2
+say() { printf '%s %s\n' "$1" "$2"; }
+kube() { kubectl -n kube-system --request-timeout=10s "$@" 2>&1; }
+told() { why=$(tail -n 1 <<<"$1"); return 1; }
+refuse() { say why "$why"; exit; }
+change() { local said; said=$(kube patch daemonset "$name" --type=json -p "$1") || told "$said"; }
+field() { kube get daemonset "$name" -o "jsonpath=$1"; }
+# what the controller has not seen yet, it does not go by
+observed() {
+  local i=0 last seen
+  until read -r last seen <<<"$(field '{.metadata.generation} {.status.observedGeneration}')" && [ "$last" = "$seen" ]; do
+    [ "$i" -lt 40 ] || { why="kube-controller-manager does not see to its DaemonSet: have it run"; return 1; }
+    i=$((i + 1)) && sleep 0.2
+  done
+}
+# of those that are not on their way out
+uids() {
+  kube get pods -l "k8s-app=$name,@LABEL@" --field-selector "spec.nodeName=$1" \
+    -o 'jsonpath={range .items[*]}{.metadata.uid} {.metadata.deletionTimestamp}{"\n"}{end}' | sed -n 's/^\([-0-9a-f]*\) $/\1/p'
+}
+replace() { # NODE SECONDS BEFORE
+  local said end=$((SECONDS + $2))
+  observed || return
+  said=$(kube delete pods -l "k8s-app=$name" --field-selector "spec.nodeName=$1" --grace-period=3 --wait=false) || told "$said" || return
+  until uids "$1" | grep -Fqvx -e "$3"; do
+    [ "$SECONDS" -lt "$end" ] || { why="its pod is not made anew in $2 s: have kube-controller-manager and kube-scheduler run"; return 1; }
+    sleep 0.2
+  done
+}
+
+exec 9<"$KUBECONFIG"
+flock -w 600 9 || { why="somebody else does not end changing its DaemonSet"; refuse; }
+case $action in
+  replace)
+    [ "$(field '{.metadata.generation}')" = "$3" ] || { say result stale; exit; }
+    before=$(uids "$1")
+    change "$4" || refuse
+    replace "$1" "$2" "${before:-none}" && failed= || failed=$why
+    why=
+    # the API server may be away for a moment
+    i=0
+    until change "$5"; do [ "$i" -lt 30 ] || refuse; i=$((i + 1)) && sleep 1; done
+    observed
+    failed=${failed:-$why}
+    if [ -n "$failed" ]; then # none of them comes to a node later
+      kube delete pods -l "k8s-app=$name,@LABEL@" --field-selector spec.nodeName= --wait=false >/dev/null
+      why=$failed
+      refuse
+    fi
+    say result changed
+    ;;
+  mend)
+    case $(field '{.metadata.annotations}') in *'\"template\"'*) change "$1" && observed || refuse ;; esac
+    say result changed
+    ;;
+  settle)
+    found=$(kube get pods -l "k8s-app=$name,@LABEL@" -o name) || told "$found" || refuse
+    if [ -z "$found" ] && field '{.metadata.annotations}' | grep -Fq '"@LABEL@"'; then
+      change "$1" || refuse
+      # else kubectl rollout undo would go there
+      kube delete controllerrevisions -l "k8s-app=$name,@LABEL@" --wait=false >/dev/null
+    fi
+    say result changed
+    ;;
+esac
+""".replace("@LABEL@", component.DEBUG_LABEL)
 
 
 # programs
@@ -510,6 +608,54 @@ def needs(now: Seen, wanted: dict[str, t.Any] | None) -> str | None:
     if now.running != [wanted["sha256"]]:
         return "it does not run"
     return None if now.answers else "dlv does not answer"
+
+
+def options(port: int, wait: bool, mapped: bool = False) -> list[str]:
+    """Those of dlv."""
+    told = ["--headless", "--accept-multiclient", "--api-version=2", f"--listen=127.0.0.1:{port}"]
+    # whoever comes through the door is nobody of the node
+    return told + ([] if wait else ["--continue"]) + (["--only-same-user=false"] if mapped else [])
+
+
+# a DaemonSet
+
+
+def noted(daemonset: dict[str, t.Any]) -> dict[str, t.Any]:
+    """What has to be put back in a DaemonSet; nothing where none of its pods was debugged."""
+    found: dict[str, t.Any] = json.loads(daemonset["metadata"].get("annotations", {}).get(component.DEBUG_LABEL, "{}"))
+    return found
+
+
+def debugged(template: dict[str, t.Any], name: str, arguments: c.Sequence[str]) -> dict[str, t.Any]:
+    """The template of a pod, which runs its component under dlv with those options, and without probes."""
+    session = f"{kind.DIRECTORY}/debug/{name}"
+    template = copy.deepcopy(template)
+    template["metadata"].setdefault("labels", {})[component.DEBUG_LABEL] = "yes"
+    template["spec"].setdefault("volumes", []).append({"name": "nodeforge-debug", "hostPath": {"path": session, "type": "Directory"}})
+    container = next(entry for entry in template["spec"]["containers"] if entry["name"] == name)
+    container["command"] = [f"{session}/dlv", "exec", *arguments, f"{session}/{name}", "--", *container.get("command", [])[1:]]
+    container.setdefault("volumeMounts", []).append({"name": "nodeforge-debug", "mountPath": session, "readOnly": True})
+    container["securityContext"] = {**container.get("securityContext", {}), "seccompProfile": {"type": "Unconfined"}}
+    for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
+        container.pop(probe, None)
+    return template
+
+
+def patches(daemonset: dict[str, t.Any], template: dict[str, t.Any] | None = None) -> dict[str, str]:
+    """Patches of a DaemonSet: ``begin`` to another template, ``mend`` back to its own, and ``settle`` to what it was before all."""
+    spec, note, path = daemonset["spec"], noted(daemonset), "/metadata/annotations/" + component.DEBUG_LABEL.replace("/", "~1")
+    own = note.get("template", spec["template"])
+    strategy = {"updateStrategy": note.get("updateStrategy", spec["updateStrategy"])}
+    found = {
+        "begin": [
+            {"op": "add", "path": path, "value": json.dumps({**strategy, "template": own})},
+            {"op": "replace", "path": "/spec/updateStrategy", "value": {"type": "OnDelete"}},
+            {"op": "replace", "path": "/spec/template", "value": template},
+        ],
+        "mend": [{"op": "replace", "path": "/spec/template", "value": own}, {"op": "add", "path": path, "value": json.dumps(strategy)}],
+        "settle": [{"op": "replace", "path": "/spec/updateStrategy", "value": strategy["updateStrategy"]}, {"op": "remove", "path": path}],
+    }
+    return {word: json.dumps(patch) for word, patch in found.items()}
 
 
 # a component on the host

@@ -12,8 +12,9 @@ version_added: 1.1.0
 author: nodeforge contributors (@nodeforge)
 description:
   - Has one component of one node run under C(dlv), to which editors connect at 127.0.0.1 of this host, and puts everything back.
-  - The kubelet gets a drop-in beside its unit, a component of the control plane another command in the manifest of its static pod. The program
-    that is there otherwise, the image's or one that M(nodeforge.kind.kube_component_swap) has put there, is not touched.
+  - The kubelet gets a drop-in beside its unit, a component of the control plane another command in the manifest of its static pod, C(kube-proxy)
+    another pod on that node. The program that is there otherwise, the image's or one that M(nodeforge.kind.kube_component_swap) has put there, is
+    not touched.
   - With O(attach), C(dlv) attaches to the component that runs already, which goes on running afterwards.
   - With O(host), a controller manager or a scheduler runs on this host, under C(dlv), instead of in its static pod.
   - In the node C(dlv) listens on the loopback only. The port of this host is carried there by a process on this host, or by a port mapping of
@@ -43,7 +44,7 @@ options:
     default: kind
     aliases: [name]
   component:
-    description: The component. C(kube-proxy) can be attached to only.
+    description: The component.
     type: str
     choices: [kubelet, kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy]
     required: true
@@ -52,6 +53,7 @@ options:
       - The node, with or without the cluster's name before it.
       - By default the first worker, as pods are there, or the control plane where there is no worker; for components of the control plane the
         first control plane.
+      - Several nodes are debugged at once by a task for each, with another O(port).
     type: str
   state:
     description:
@@ -110,6 +112,9 @@ notes:
   - With one control plane, leader election is off while a component is debugged. With several, it stays on, and the lease is held for a day, so
     that a breakpoint does not lose it; the component waits for it first, like any other.
   - A component that ends by itself is not started again. C(dlv) tells what happened, and its C(restart) starts it.
+  - The DaemonSet of C(kube-proxy) has another template only until the pod of the node is made of it. While one is debugged, the DaemonSet replaces no
+    pod by itself (C(OnDelete)), so those of other nodes stay, and nobody swaps C(kube-proxy). What it was before is kept in its annotation
+    C(nodeforge.io/debug), the pods of that label are those that are debugged.
   - On this host only processes of the same user, or of root, may connect, unless the port is one that the node publishes.
 seealso:
   - module: nodeforge.kind.kube_make
@@ -142,6 +147,13 @@ EXAMPLES = r"""
   nodeforge.kind.kube_component_debug:
     component: kube-controller-manager
     state: absent
+
+- name: Have the kube-proxy of one node debugged, those of the others go on
+  nodeforge.kind.kube_component_debug:
+    component: kube-proxy
+    node: worker2
+    binary: _output/bin/kube-proxy
+    dlv: ~/go/bin/dlv
 """
 
 RETURN = r"""
@@ -291,8 +303,6 @@ class Debugger:
                 raise kind.BadInput("The options attach and host exclude each other: give one of them")
             if self.mode == debug.HOST and self.component not in debug.HOSTED:
                 raise kind.BadInput(f"{self.component} belongs to its node: only {' and '.join(debug.HOSTED)} can run on the host")
-            if self.how == component.DAEMON and self.mode != debug.ATTACH:
-                raise kind.BadInput(f"{self.component} can be attached to only: put a debug build there (kube_component_swap), then attach: true")
 
     @property
     def seconds(self) -> str:
@@ -335,7 +345,10 @@ class Debugger:
 
     def _look(self) -> debug.Seen:
         told = self._script("look", timeout=60)
-        if told.rc != 0:
+        for dummy in range(2):
+            if told.rc == 0 and not told.stdout:  # an engine under load loses what a command prints
+                told = self._script("look", timeout=60)
+        if told.rc != 0 or not told.stdout:
             raise EngineError(f'The node "{self.node.name}" cannot be looked at: {told.reason}; it must be a node of kind, with bash and systemd')
         return debug.seen(told.stdout)
 
@@ -447,6 +460,8 @@ class Debugger:
         before = now.settings
         if before.get("mode", self.mode) != self.mode:
             raise kind.BadInput(f'The {self.component} of "{self.node.name}" is debugged in another way ({before["mode"]}): end that first (state=absent)')
+        if self._has_daemonset(now) and not self._daemonset():
+            raise kind.BadInput(f'The cluster "{self.cluster}" has no DaemonSet {self.component}: it runs in another way there, or not at all; attach to it')
         wanted = self._wanted(now)
         local = self._local_needs(wanted)
         reason = debug.needs(now, wanted) or (local if self.mode == debug.HOST else None)
@@ -535,6 +550,7 @@ class Debugger:
 
     def _debug(self, wanted: dict[str, t.Any]) -> None:
         """Runs the script, which undoes what it did where that does not become healthy; so does it where we go away."""
+        replacing: concurrent.futures.Future[None] | None = None
         files = [self.given[name] if name in self.given and self.mode != debug.HOST else None for name in ("dlv", "program")]
         arguments = [self.mode, str(wanted["port"]), wanted["wait"], wanted["mapped"], wanted["election"], self.seconds, self.token, json.dumps(wanted)]
         for file, checksum in zip(files, (wanted["dlv"], wanted["sha256"])):
@@ -552,7 +568,7 @@ class Debugger:
                 if file:
                     yield from read_chunks(file.path)
 
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
             running = pool.submit(
                 self._script,
                 "debug",
@@ -563,15 +579,23 @@ class Debugger:
                 on_stdout=heard,
             )
             try:
+                daemon = self.how == component.DAEMON and self.mode == debug.EXEC
                 if self.mode == debug.HOST:
                     self._prepare_host()
-                    while not aside.wait(0.1) and not running.done():
-                        pass
-                    if not running.done():
+                while (daemon or self.mode == debug.HOST) and not aside.wait(0.1) and not running.done():
+                    pass
+                if aside.is_set() and not running.done():
+                    if daemon:
+                        replacing = pool.submit(self._replace, wanted)
+                        concurrent.futures.wait([replacing])
+                        replacing.result()
+                    else:
                         self._run_host(wanted)
-                        self._touch("go")
+                    self._touch("go")
                 concurrent.futures.wait([running])
             except (Interrupted, Failed, EngineError, OSError) as e:
+                # the pod that the node has to take away again must be there first
+                concurrent.futures.wait([replacing] if replacing else [])
                 self._touch("abort")
                 concurrent.futures.wait([running])
                 self._end_host()
@@ -587,6 +611,64 @@ class Debugger:
 
     def _touch(self, word: str) -> None:
         self.engine.exec(self.node.name, ["touch", f"/run/nodeforge-{word}-{self.token}"])
+
+    # the DaemonSet of kube-proxy
+
+    def _has_daemonset(self, now: debug.Seen) -> bool:
+        """Whether it counts: who attaches does not touch it."""
+        mode = self.mode if self.params["state"] == "present" else debug.EXEC
+        return self.how == component.DAEMON and now.settings.get("mode", mode) != debug.ATTACH
+
+    def _on_plane(self, argv: c.Sequence[str], seconds: int) -> ExecResult:
+        plane = next(node for node in self.known if node.role == kind.CONTROL_PLANE)
+        return self.engine.exec(plane.name, argv, timeout=seconds)
+
+    def _get(self, *arguments: str) -> dict[str, t.Any]:
+        told = self._on_plane(["kubectl", "--kubeconfig", kind.ADMIN_CONF, "-n", "kube-system", "get", *arguments, "-o", "json"], 60)
+        with contextlib.suppress(ValueError):
+            if told.rc == 0:
+                found: dict[str, t.Any] = json.loads(told.stdout)
+                return found
+        if "(NotFound)" in told.stderr:
+            return {}
+        raise EngineError(f'The DaemonSet {self.component} of the cluster "{self.cluster}" cannot be read: {told.reason}')
+
+    def _daemonset(self) -> dict[str, t.Any]:
+        """As it is; nothing where there is none."""
+        return self._get("daemonset", self.component)
+
+    def _change(self, action: str, *arguments: str) -> str:
+        argv = ["bash", "-c", debug.DAEMON_SCRIPT, "nodeforge", action, self.component, *arguments]
+        told = self._on_plane(argv, self.params["health_timeout"] + 900)
+        values, dummy = component.parse(told.stdout)
+        if "result" not in values:
+            raise Failed(values.get("why", [told.reason])[0])
+        return values["result"][0]
+
+    def _mend(self) -> dict[str, t.Any]:
+        """The DaemonSet, which has its own template, also where somebody was broken off."""
+        found = self._daemonset()
+        if found and "template" in debug.noted(found):
+            self._change("mend", debug.patches(found)["mend"])
+            found = self._daemonset()
+        return found
+
+    def _replace(self, wanted: dict[str, t.Any]) -> None:
+        """Has the node's pod made anew, with dlv."""
+        options = debug.options(wanted["port"], wanted["wait"] == "yes", wanted["mapped"] == "yes")
+        for dummy in range(5):
+            found = self._mend()
+            patches = debug.patches(found, debug.debugged(found["spec"]["template"], self.component, options))
+            generation = str(found["metadata"]["generation"])
+            if self._change("replace", self.node.name, self.seconds, generation, patches["begin"], patches["mend"]) == "changed":
+                return
+        raise Failed("its DaemonSet is changed by somebody else again and again")
+
+    def _left(self) -> str | None:
+        """Why something has to be put back in the DaemonSet."""
+        note = debug.noted(self._daemonset() or {"metadata": {}})
+        left = note and ("template" in note or not self._get("pods", "-l", component.DEBUG_LABEL)["items"])
+        return "it was broken off" if left else None
 
     # on this host
 
@@ -628,8 +710,7 @@ class Debugger:
         raise Failed("the API server is not published on this host")
 
     def _run_host(self, wanted: dict[str, t.Any]) -> None:
-        options = ["--headless", "--accept-multiclient", "--api-version=2", f"--listen=127.0.0.1:{self.port}"]
-        options += [] if self.params["wait_for_client"] else ["--continue"]
+        options = debug.options(self.port, self.params["wait_for_client"])
         argv = [self.given["dlv"].path, "exec", *options, self.given["program"].path, "--", *self.arguments]
         log = os.path.join(self.directory, "host.log")
         environment = {**os.environ, "XDG_CONFIG_HOME": os.path.join(self.directory, "config")}
@@ -664,17 +745,20 @@ class Debugger:
     def _restore(self) -> None:
         background.end(self._record("forwarder"))
         self._end_host()
+        found = self._mend() if self._has_daemonset(self._look()) else {}
         told = self._script("absent", self.seconds, self.token, timeout=6 * self.params["health_timeout"] + 300)
         values, log = component.parse(told.stdout)
         if values.get("result", [""])[0] not in ("changed", "unchanged"):
             raise Failed(values.get("why", [told.reason])[0], log)
+        if found and debug.noted(found):
+            self._change("settle", debug.patches(found)["settle"])
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self.directory)
         with contextlib.suppress(OSError):
             os.rmdir(self._base())
 
     def _absent(self, now: debug.Seen) -> dict[str, t.Any]:
-        reason = debug.needs(now, None)
+        reason = debug.needs(now, None) or (self._left() if self._has_daemonset(now) else None)
         local = os.path.isdir(self.directory)
         actions = []
         if reason:

@@ -200,6 +200,16 @@ class Debug(Inner):
     def pid(self, node: str, component: str) -> str:
         return self.sh(node, f"pgrep -x {component[:15]}")
 
+    def daemonset(self) -> t.Any:
+        return json.loads(self.kubectl("-n", "kube-system", "get", "daemonset", "kube-proxy", "-o", "json"))
+
+    def proxies(self) -> dict[str, t.Any]:
+        """The DaemonSet of kube-proxy and all that belongs to it, as far as somebody may have changed it."""
+        found = self.daemonset()
+        found["metadata"]["annotations"].pop("deprecated.daemonset.template.generation")
+        labelled = self.kubectl("-n", "kube-system", "get", "pods,controllerrevisions", "-l", "nodeforge.io/debug", "-o", "name")
+        return {"spec": found["spec"], "annotations": found["metadata"]["annotations"], "labels": found["metadata"]["labels"], "labelled": labelled}
+
     def pod(self, name: str, node: str | None = None) -> None:
         spec = {
             "apiVersion": "v1",
@@ -302,7 +312,8 @@ def test_bad_input_touches_nothing(loop: Debug, tmp_path: pathlib.Path) -> None:
     assert "has no node" in refused(node="nowhere")
     assert "is not one node" in refused(node="all")
     assert "belongs to its node" in refused(host=True)
-    assert "can be attached to only" in refused("kube-proxy", binary=str(loop.programs["kubelet"]))
+    assert "holds no debug information" in refused("kube-proxy", binary=str(loop.program("kube-proxy")))
+    assert "belongs to its node" in refused("kube-proxy", host=True)
     assert "exclude each other" in refused("kube-scheduler", attach=True, host=True)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -480,6 +491,107 @@ def test_attached_to_kube_proxy(loop: Debug) -> None:
     loop.gone(before)
     for node in (PLANE, WORKER):
         assert loop.running(node, name) == [own]
+
+
+def stop_the_proxy(loop: Debug, port: int, name: str) -> None:
+    """A service stops the worker's kube-proxy where it writes rules, and works afterwards; the other node's goes on meanwhile."""
+    source = KUBERNETES / "pkg/proxy/iptables/proxier.go"
+    spec = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": "kube-system"},
+        # CoreDNS tells over HTTP that it is well
+        "spec": {"selector": {"k8s-app": "kube-dns"}, "ports": [{"port": 80, "targetPort": 8080}]},
+    }
+    condition = f'svcName.NamespacedName.Name == "{name}"'
+    with stopped(port, source, "svcPortNameString := svcInfo.nameString", lambda: loop.create(spec), condition) as (value, frame):
+        assert frame["name"].endswith("(*Proxier).syncProxyRules")
+        assert value("svcName.NamespacedName.Namespace") == '"kube-system"'
+        assert value("svcInfo.nameString") == f'"kube-system/{name}"'
+        address = loop.kubectl("-n", "kube-system", "get", "service", name, "-o", "jsonpath={.spec.clusterIP}")
+        until(lambda: address in loop.sh(PLANE, "iptables-save"))
+        assert address not in loop.sh(WORKER, "iptables-save")
+    until(lambda: loop.sh(WORKER, f"curl -sf -m 2 http://{address}/health", check=False) == "OK")
+    loop.kubectl("-n", "kube-system", "delete", "service", name)
+    until(lambda: address not in loop.sh(WORKER, "iptables-save"))
+
+
+def test_kube_proxy_of_one_node_under_dlv(loop: Debug) -> None:
+    """The others go on with their own, in the very same pods, and the DaemonSet is as it was, also meanwhile."""
+    name, port = "kube-proxy", free_port()
+    own = sha256(loop.program(name))
+    before, proxies, other = loop.pictures(), loop.proxies(), loop.pid(PLANE, name)
+    predicted = loop.debug(name, port=port, check=True, diff=True)
+    assert predicted["changed"] and loop.pictures() == before and loop.proxies() == proxies
+    done = loop.debug(name, port=port, diff=True)
+    assert done["changed"] and done["diff"] == predicted["diff"] and done["actions"] == predicted["actions"], done
+    assert done["node"] == WORKER and done["mode"] == "exec" and done["roots"]["tree"] == str(TREE)
+    assert loop.running(WORKER, name) == [sha256(loop.programs[name])] and done["pid"] == loop.pid(WORKER, name)
+    for check in (True, False):
+        assert loop.debug(name, port=port, check=check)["actions"] == []
+    # a pod that any other node gets now is a plain one
+    meanwhile = loop.proxies()
+    assert meanwhile["spec"] == {**proxies["spec"], "updateStrategy": {"type": "OnDelete"}}
+    assert json.loads(meanwhile["annotations"]["nodeforge.io/debug"]) == {"updateStrategy": proxies["spec"]["updateStrategy"]}
+    # dlv listens on the node's loopback, and on nothing else
+    assert loop.sh(WORKER, f"grep -h :{port:04X} /proc/net/tcp /proc/net/tcp6 | grep ' 0A ' | cut -c7-14") == "0100007F"
+    binary, dummy = loop.other(name)
+    for nodes in (["worker"], ["control-plane"]):
+        for check in (True, False):
+            assert "end that first (kube_component_debug with state=absent)" in loop.swap(name, binary, nodes=nodes, check=check)["msg"]
+    stop_the_proxy(loop, port, "first")
+
+    # a restart of the node ends it not
+    loop.engine.api.restart(WORKER, timeout=5)
+    until(lambda: loop.running(WORKER, name) == [sha256(loop.programs[name])] and loop.ready(), 120)
+    until(lambda: _answers(port))
+    stop_the_proxy(loop, port, "second")
+    until(lambda: not loop.debug(name, port=port, check=True)["changed"])
+
+    # somebody deletes the pod: there is a plain one, until it is asked for again
+    loop.kubectl("-n", "kube-system", "delete", "pod", "-l", "nodeforge.io/debug")
+    until(lambda: loop.running(WORKER, name) == [own])
+    assert loop.debug(name, port=port)["changed"] and loop.running(WORKER, name) == [sha256(loop.programs[name])]
+    # also one that stands at a breakpoint goes
+    rpc = Rpc(port)
+    rpc.call("Command", name="halt")
+
+    predicted = loop.debug(name, state="absent", check=True, diff=True)
+    ended = loop.debug(name, state="absent", diff=True)
+    assert ended["changed"] and ended["diff"] == predicted["diff"] and ended["actions"] == predicted["actions"], ended
+    for check in (True, False):
+        assert not loop.debug(name, state="absent", check=check)["changed"]
+    assert loop.running(WORKER, name) == [own] and loop.pid(PLANE, name) == other
+    assert loop.proxies() == proxies and not _connects(port)
+    loop.gone(before)
+
+
+def test_kube_proxies_of_two_nodes_on_top_of_a_swap(loop: Debug) -> None:
+    name, port = "kube-proxy", free_port()
+    before, proxies = loop.pictures(), loop.proxies()
+    binary, dummy = loop.other(name)
+    assert loop.swap(name, binary, nodes=["worker"])["changed"]
+    own, debugged = sha256(loop.program(name)), sha256(loop.programs[name])
+    until(lambda: loop.running(PLANE, name) == [own])
+    swapped = loop.proxies()
+    done = loop.debug(name, node="worker", port=port, wait_for_client=True)
+    assert done["changed"], done
+    rpc = Rpc(port)
+    assert not rpc.call("State", NonBlocking=True)["State"]["Running"]  # it waits for a client
+    rpc.go()
+    until(lambda: loop.sh(WORKER, "curl -sf -m 2 http://localhost:10256/healthz", check=False))
+    # the other one over a port that the node publishes
+    done = loop.debug(name, node=PLANE, port=loop.published)
+    assert done["actions"] == [f'Had the kube-proxy of "{PLANE}" run under dlv'] and _answers(loop.published), done
+    for node in (PLANE, WORKER):
+        assert loop.running(node, name) == [debugged]
+    assert not loop.debug(name, node=PLANE, port=loop.published)["changed"]
+    assert loop.debug(name, node="worker", state="absent")["changed"] and loop.running(WORKER, name) == [sha256(binary)]
+    assert _answers(loop.published) and loop.running(PLANE, name) == [debugged]
+    assert loop.debug(name, node=PLANE, state="absent")["changed"] and loop.running(PLANE, name) == [own]
+    assert loop.proxies() == swapped and not loop.swap(name, binary, nodes=["worker"])["changed"]
+    assert loop.swap(name)["changed"] and loop.proxies() == proxies
+    loop.gone(before)
 
 
 def test_scheduler_in_its_static_pod(loop: Debug) -> None:
@@ -770,6 +882,36 @@ def test_one_that_is_broken_off_is_put_back(loop: Debug, broken: dict[str, pathl
     else:  # the node does it by itself; whoever ends it waits for that
         loop.debug("kubelet", state="absent")
     assert loop.running(WORKER, "kubelet") == [sha256(loop.program("kubelet"))] and loop.ready()
+    loop.gone(before)
+
+
+def test_a_kube_proxy_that_crashes_is_put_back(loop: Debug, broken: dict[str, pathlib.Path]) -> None:
+    before, proxies, name = loop.pictures(), loop.proxies(), "kube-proxy"
+    failed = loop.debug(name, binary=str(broken["crash"]), port=free_port(), health_timeout=20)
+    assert failed.failed and "what ran before runs again" in failed["msg"] and "it crashes on purpose" in failed["msg"], failed
+    assert loop.running(WORKER, name) == [sha256(loop.program(name))] and loop.proxies() == proxies
+    loop.gone(before)
+
+
+@pytest.mark.parametrize("while_its_pod_is_replaced", [True, False])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+def test_a_kube_proxy_that_is_broken_off_is_put_back(
+    loop: Debug, broken: dict[str, pathlib.Path], sent: signal.Signals, while_its_pod_is_replaced: bool
+) -> None:
+    before, proxies, name, hang = loop.pictures(), loop.proxies(), "kube-proxy", broken["hang"]
+    process = loop.debug(name, binary=str(hang), port=free_port(), health_timeout=15, popen=True)
+    if while_its_pod_is_replaced:
+        until(lambda: "template" in loop.daemonset()["metadata"]["annotations"].get("nodeforge.io/debug", ""))
+    else:
+        until(lambda: loop.running(WORKER, name) == [sha256(hang)])
+    process.send_signal(sent)
+    output = process.stdout.read()
+    process.wait(120)
+    if sent == signal.SIGTERM:
+        assert "Interrupted by SIGTERM: what ran before runs again" in output, output
+    else:  # the node does it by itself; whoever ends it waits for that
+        assert loop.debug(name, state="absent")["changed"]
+    assert loop.running(WORKER, name) == [sha256(loop.program(name))] and loop.proxies() == proxies
     loop.gone(before)
 
 

@@ -54,6 +54,32 @@ def pclntab(*paths: str) -> bytes:
     return b"\xf1\xff\xff\xff\0\0\x01\x08" + struct.pack("<8Q", 1, len(paths), 0, 72, 72, 72, 72 + len(files), 72 + len(files)) + files
 
 
+def test_the_pod_of_a_daemonset() -> None:
+    container = {
+        "name": "kube-proxy", "command": ["/usr/local/bin/kube-proxy", "--config=/c", "--hostname-override=$(NODE_NAME)"],
+        "securityContext": {"privileged": True}, "livenessProbe": {}, "volumeMounts": [{"name": "c", "mountPath": "/c"}],
+    }  # fmt: skip
+    template = {"metadata": {"labels": {"k8s-app": "kube-proxy"}}, "spec": {"containers": [container], "volumes": [{"name": "c"}]}}
+    daemonset = {"metadata": {"annotations": {"mine": "x"}}, "spec": {"updateStrategy": {"type": "RollingUpdate"}, "template": template}}
+    kept = json.dumps(daemonset)
+    ours = debug.debugged(template, "kube-proxy", debug.options(2349, False, True))
+    (made,) = ours["spec"]["containers"]
+    session = "/kind/nodeforge/debug/kube-proxy"
+    command = [f"{session}/dlv", "exec", "--headless", "--accept-multiclient", "--api-version=2", "--listen=127.0.0.1:2349", "--continue"]
+    assert made["command"] == [*command, "--only-same-user=false", f"{session}/kube-proxy", "--", "--config=/c", "--hostname-override=$(NODE_NAME)"]
+    assert "livenessProbe" not in made and made["securityContext"] == {"privileged": True, "seccompProfile": {"type": "Unconfined"}}
+    assert [mount["mountPath"] for mount in made["volumeMounts"]] == ["/c", session] and ours["metadata"]["labels"]["nodeforge.io/debug"]
+    assert json.dumps(daemonset) == kept
+    begin = json.loads(debug.patches(daemonset, ours)["begin"])
+    # somebody was broken off in the middle, or another node's is debugged already: its own is what is noted
+    note = begin[0]["value"]
+    meanwhile = {"metadata": {"annotations": {"nodeforge.io/debug": note}}, "spec": {"updateStrategy": {"type": "OnDelete"}, "template": ours}}
+    found = {word: json.loads(patch) for word, patch in debug.patches(meanwhile).items()}
+    assert found["mend"][0]["value"] == template and json.loads(found["mend"][1]["value"]) == {"updateStrategy": {"type": "RollingUpdate"}}
+    assert [step.get("value") for step in found["settle"]] == [{"type": "RollingUpdate"}, None]
+    assert debug.noted(daemonset) == {} and debug.noted({"metadata": {}}) == {}
+
+
 DLV = "path\tgithub.com/go-delve/delve/cmd/dlv\nmod\tgithub.com/go-delve/delve\tv1.26.2\th1:x=\nbuild\tGOARCH=amd64\n"
 
 
