@@ -236,7 +236,7 @@ def label_change(key: str, value: str) -> str:
 
 @contextlib.contextmanager
 def alone(name: str) -> t.Iterator[None]:
-    """One module of this host at a time looks at a tag and sets it. The lock is an address without a file: any user can take it, and it goes with its process."""
+    """One module of this host at a time looks at a tag and sets it. The lock is an address without a file, of any user, that goes with its process."""
     with socket.socket(socket.AF_UNIX) as lock:
         until = time.monotonic() + 30
         while sys.platform == "linux":

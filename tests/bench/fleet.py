@@ -90,7 +90,7 @@ def hosts_of_the_lab(directory: pathlib.Path, runs: int) -> list[Figure]:
         build("all")
         edited("all")
         one, both = [], []
-        for _run in range(runs):
+        for dummy in range(runs):
             one.append(edited("first"))
             both.append(edited("all"))
             print(f"one host {one[-1]:.1f} s, two {both[-1]:.1f} s", flush=True)
@@ -105,10 +105,10 @@ def hosts_of_the_lab(directory: pathlib.Path, runs: int) -> list[Figure]:
             # the first one brings all of it
             if number:
                 moved.append((sum(relay.carried) - before) / 1e6)
-                layers.append(json.loads(hosts["first"].sh(f"docker history --format json --human=false {IMAGE} | head -n 1"))["Size"])
-                layers[-1] = float(layers[-1]) / 1e6
+                size = hosts["first"].sh(f"docker history --human=false --format '{{{{.Size}}}}' {IMAGE} | head -n 1")
+                layers.append(float(size) / 1e6)
         hosts["first"].narrow()
-        synced = [player(SYNC, far, tree_sync_source=str(tree)).facts["first"] for _run in range(runs)]
+        synced = [player(SYNC, far, tree_sync_source=str(tree)).facts["first"] for dummy in range(runs)]
         return [
             Figure("one line of kubelet edited, until two hosts have the node image", both, "one host", one, 1.15),
             Figure("an unchanged tree of 1 GB synchronised again, 100 Mbit/s and 50 ms", synced, "", [], 3),
@@ -172,7 +172,7 @@ def foreign(runs: int) -> list[Figure]:
     try:
         for tag in tags.values():
             assembly(tag)  # compiles what has to be
-        for _run in range(runs):
+        for dummy in range(runs):
             for tag in tags.values():
                 took[tag].append(assembly(tag))
             kind.append(emulated(f"kindest/node:{tags[FOREIGN]}"))
