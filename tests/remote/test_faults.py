@@ -360,7 +360,7 @@ def test_a_disk_that_is_full(lab: Lab, play: Player, engine: docker.DockerClient
         assert made["actions"][0].startswith("Ran make fill") and made["outputs"]["binaries"]["kubelet"]["path"].startswith("/small/nodeforge/synced/")
         assert faulty.host.sh("find /small -name '.*.??????' -o -path '*/partial/*' -o -name '*.new'") == ""
         # assembly: into the container, and into an image
-        for size, doing in ((130_000_000, "Copying files into the container"), (60_000_000, "Committing the container")):
+        for size, doing in ((130_000_000, "Copying files into the container"), (80_000_000, "Committing the container")):
             faulty.put("/srv/in", {"kubelet": (noise(2, size), 0o755)})
             one_sentence(said(ASSEMBLE, **variables(doing.encode())), doing, "no space left on device", "free space on the engine's disk")
             assert faulty.build_containers() == [] and faulty.dangling() == [] and faulty.image() == ""
