@@ -284,7 +284,7 @@ class LiveLogActionBase(ActionBase):
                     self._job("cleanup", job, task_vars)
                     log = status.get("log_path")
                     if log and (shown.about or "rc" in status):
-                        shown.rest(log, lambda line_number: self._read(progress, f"log={shlex.quote(log)}", line_number)[1])
+                        shown.rest(log, lambda line_number, log=log: self._read(progress, f"log={shlex.quote(log)}", line_number)[1])
                     return {name: value for name, value in status.items() if name not in JOB_KEYS}
 
     def _look(self, progress: str, alive: str, line_number: int) -> tuple[int, list[str]]:
