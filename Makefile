@@ -93,6 +93,7 @@ multiarch: venv-test host ## node images for arm64 on amd64 or the other way rou
 	$(pytest) tests/multiarch -s $(PYTEST_ARGS)
 
 remote: venv-test host ## trees, images, clusters and long builds on hosts of our own, which are reached by SSH; takes a quarter of an hour
+	@tools/play.sh nodeforge.kind.build_host -e "{build_host_tools: {rsync: rsync, ssh: openssh-client, tc: iproute2}}"
 	$(pytest) tests/remote $(PYTEST_ARGS)
 
 bench: venv-test host ## measure, with kind on the same inputs beside

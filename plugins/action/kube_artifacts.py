@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.nodeforge.kind.plugins.module_utils._tree import QUICK_VARIABLE
+from ansible_collections.nodeforge.kind.plugins.module_utils._alive import QUICK_VARIABLE
 from ansible_collections.nodeforge.kind.plugins.plugin_utils._live_log import LiveLogActionBase
 
 
@@ -17,6 +17,7 @@ class ActionModule(LiveLogActionBase):
 
     # its own option is the patience with a silent server, and a slow line may take hours
     JOB_LIMIT = 7 * 24 * 3600
+    WHAT = "what has arrived there is not loaded again"
 
     def _answer(self, task_vars: dict[str, t.Any]) -> dict[str, t.Any] | None:
         """For real, up to where it would take long: what a server says has to be remembered even where nothing changes."""

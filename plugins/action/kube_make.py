@@ -11,3 +11,5 @@ from ansible_collections.nodeforge.kind.plugins.plugin_utils._live_log import Li
 
 class ActionModule(LiveLogActionBase):
     """The module of the same name, with live progress."""
+
+    WHAT = "a compile that had begun there goes on and is taken over"

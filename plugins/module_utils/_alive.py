@@ -11,8 +11,10 @@ import os
 import select
 import time
 
-from ansible_collections.nodeforge.kind.plugins.module_utils._tree import ALIVE_VARIABLE, QUICK_VARIABLE
-
+# How the action plugin names the file that it shares with the module; see plugin_utils/_live_log.py.
+ALIVE_VARIABLE = "NODEFORGE_ALIVE"
+# Set for a run that is to end where it would take long, so that another one can be watched.
+QUICK_VARIABLE = "NODEFORGE_QUICK"
 # The action plugin touches it as long as it waits; empty where a module runs without that plugin.
 FILE = os.environ.get(ALIVE_VARIABLE, "")
 # Whether to end where it would take long.

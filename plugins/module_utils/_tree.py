@@ -24,6 +24,8 @@ import time
 import typing as t
 from dataclasses import dataclass, field
 
+from ansible_collections.nodeforge.kind.plugins.module_utils._alive import ALIVE_VARIABLE, QUICK_VARIABLE
+
 # ELF e_machine of each platform that a node can have
 PLATFORMS: dict[str, int] = {"linux/amd64": 62, "linux/arm64": 183}
 MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
@@ -37,10 +39,6 @@ RESERVED = {"WHAT": "what", "KUBE_EXTRA_WHAT": "what", "DBG": "debug", "KUBE_BUI
 RESERVED.update(
     dict.fromkeys(("MAKEFLAGS", "MFLAGS", "GNUMAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MAKEFILES"), "params")
 )
-# How the action plugin names the file that it shares with the module; see plugin_utils/_live_log.py.
-ALIVE_VARIABLE = "NODEFORGE_ALIVE"
-# Set for a run that is to end where it would take long, so that another one can be watched.
-QUICK_VARIABLE = "NODEFORGE_QUICK"
 # Inherited from the caller's shell, or from a make above this one (`make node VERSION=…`), they would change the result.
 UNSET = " ".join((*RESERVED, ALIVE_VARIABLE, QUICK_VARIABLE))
 

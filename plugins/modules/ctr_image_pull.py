@@ -312,6 +312,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, env_fallback
 from ansible.module_utils.common.validation import check_type_path
+from ansible_collections.nodeforge.kind.plugins.module_utils import _alive
 from ansible_collections.nodeforge.kind.plugins.module_utils import _registry as registry
 from ansible_collections.nodeforge.kind.plugins.module_utils._containerd import METADATA, Containerd, Record, Store
 from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
@@ -1233,6 +1234,10 @@ def main() -> None:
                 problem += discarded or ": the images that had come are there, the others are not; run again"
     except (EngineError, BadInput, Failed) as e:
         problem = str(e)
+    if puller and not module.check_mode and _alive.abandoned():
+        # the connection broke: its play does not come back for the build container
+        with contextlib.suppress(EngineError):
+            puller.engine.discard(module.params["container"], build_fingerprint)
     if result is not None:
         module.exit_json(**result)
     module.fail_json(msg=problem, **(puller.reached() if puller else {}))

@@ -180,10 +180,16 @@ diff:
   sample: {before: {id: null}, after: {id: unknown}}
 """
 
+import contextlib
+import hashlib
 import re
+import socket
+import sys
+import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.nodeforge.kind.plugins.module_utils import _alive
 from ansible_collections.nodeforge.kind.plugins.module_utils import _node_image as node
 from ansible_collections.nodeforge.kind.plugins.module_utils._background import began, owner_began
 from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
@@ -228,6 +234,22 @@ def label_change(key: str, value: str) -> str:
     return f'LABEL {key}="{quoted}"'
 
 
+@contextlib.contextmanager
+def alone(name: str) -> t.Iterator[None]:
+    """One module of this host at a time looks at a tag and sets it. The lock is an address without a file, of any user, that goes with its process."""
+    with socket.socket(socket.AF_UNIX) as lock:
+        until = time.monotonic() + 30
+        while sys.platform == "linux":
+            try:
+                lock.bind(f"\0nodeforge-tag-{hashlib.sha256(name.encode()).hexdigest()}")
+                break
+            except OSError:
+                if time.monotonic() > until:
+                    break
+                time.sleep(0.05)
+        yield
+
+
 class Committer:
     """Makes an image from a container, if needed."""
 
@@ -256,19 +278,18 @@ class Committer:
         if not fingerprint:
             container = self._container(name)
             fingerprint = self._fingerprint(container) if container else None
-        told = ((before or {}).get("Config") or {}).get("Labels") or {}
         after = before
-        if not fingerprint or told.get(node.FINGERPRINT_LABEL) != fingerprint or told.get(COMMIT_LABEL) != self.options:
+        if not fingerprint or not self._as_wanted(before, fingerprint):
             container = container or self._container(name)
             of = container["Name"].lstrip("/") if container else self.params["container"]
             self.actions.append(f'Committed the container "{of}" as "{name}"')
-            prunable = before and self.params["prune_previous"] and self._only_named(before, name)
+            replaced = before
             if container and fingerprint and not self.module.check_mode:
-                self._commit(container, fingerprint)
+                replaced = self._commit(container, fingerprint, name)
                 after = self.engine.image(name)
-                prunable = prunable and self._remove(before["Id"])
-            if prunable:
-                self.actions.append(f'Removed the image "{before["Id"]}" that had the tag before')
+            if replaced and self.params["prune_previous"] and self._only_named(replaced, name):
+                if self.module.check_mode or self._remove(replaced["Id"]):
+                    self.actions.append(f'Removed the image "{replaced["Id"]}" that had the tag before')
         if self.params["remove"]:
             self._remove_container(container)
         changed = bool(self.actions)
@@ -285,6 +306,10 @@ class Committer:
                 "after": {"id": "unknown" if unknown else after and after["Id"]},
             }
         return result
+
+    def _as_wanted(self, image: dict[str, t.Any] | None, fingerprint: str) -> bool:
+        told = ((image or {}).get("Config") or {}).get("Labels") or {}
+        return told.get(node.FINGERPRINT_LABEL) == fingerprint and told.get(COMMIT_LABEL) == self.options
 
     def _remove_container(self, container: dict[str, t.Any] | None) -> None:
         wanted: str | None = self.params["container"]
@@ -322,8 +347,8 @@ class Committer:
         config = {key: value for key, value in container["Config"].items() if key not in ("Hostname", "Image")}
         return node.fingerprint([container["Image"], config, files])
 
-    def _commit(self, container: dict[str, t.Any], fingerprint: str) -> None:
-        """Makes the image without a name, and names it when it is there."""
+    def _commit(self, container: dict[str, t.Any], fingerprint: str, name: str) -> dict[str, t.Any] | None:
+        """Makes the image without a name, and names it when it is there. Returns what had the name until then, unless that stays."""
         image = self.image
         labels = {**self.labels, node.FINGERPRINT_LABEL: fingerprint, COMMIT_LABEL: self.options}
         if (container["Config"].get("Labels") or {}).get(node.BUILD_LABEL):
@@ -343,9 +368,14 @@ class Committer:
             if self.owner_began and began(self.params["owner"]) != self.owner_began:
                 raise EngineError(f"The owner {self.params['owner']} has ended: no tag was changed")
             # a signal between the tag and the note of it would remove the image with its new tag
-            with deferred(), self.engine.explained(f'Tagging the new image as "{image.familiar}:{image.tag}"'):
+            with deferred(), alone(name), self.engine.explained(f'Tagging the new image as "{name}"'):
+                replaced = self.engine.image(name)
+                if self._as_wanted(replaced, fingerprint):
+                    # another play at the same time was quicker, and may use its image already
+                    return None
                 self.engine.api.tag(made, image.familiar, image.tag)
                 made = None
+                return replaced
         finally:
             if made:
                 with deferred():
@@ -397,15 +427,21 @@ def main() -> None:
         required_by={"tag": "repository"},
         supports_check_mode=True,
     )
+    committer: Committer | None = None
     try:
         engine = Engine(module)
         with interruptible():
             try:
-                result = Committer(module, engine).run()
+                committer = Committer(module, engine)
+                result = committer.run()
             except Interrupted as e:
                 discarded = engine.discard(module.params["container"], node.build_fingerprint)
                 module.fail_json(msg=f"Interrupted by {e}: no tag was changed{discarded}")
     except (EngineError, node.BadInput) as e:
+        if committer and not module.check_mode and _alive.abandoned():
+            # the connection broke: its play does not come back for the build container
+            with contextlib.suppress(EngineError):
+                committer.engine.discard(module.params["container"], node.build_fingerprint)
         module.fail_json(msg=str(e))
     module.exit_json(**result)
 

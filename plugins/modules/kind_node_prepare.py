@@ -414,6 +414,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.validation import check_type_path
 from ansible.module_utils.service import fork_process
+from ansible_collections.nodeforge.kind.plugins.module_utils import _alive
 from ansible_collections.nodeforge.kind.plugins.module_utils import _node_image as node
 from ansible_collections.nodeforge.kind.plugins.module_utils._background import began, owner_began
 from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
@@ -782,6 +783,8 @@ class NodePreparer:
             held = node.told_images(_labels(self.whole or base)) if _labels(self.whole or base).get(node.FINGERPRINT_LABEL) else None
             result["complete"] = not (result["archives"] or result["extra_archives"]) and set(result["required_images"] or [""]) <= set(held or [])
             if not self.check:
+                if self.created and _alive.abandoned():
+                    raise EngineError(f'The connection that waited for the build container "{name}" is gone, and so is that: run again')
                 self.created = None
         finally:
             if self.created:

@@ -34,7 +34,8 @@ import typing as t
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.nodeforge.kind.plugins.module_utils._tree import ALIVE_VARIABLE
+from ansible_collections.nodeforge.kind.plugins.module_utils._alive import ALIVE_VARIABLE
+from ansible_collections.nodeforge.kind.plugins.plugin_utils import _lost
 
 display = Display()
 
@@ -140,10 +141,16 @@ class LiveLogActionBase(ActionBase):
     _supports_async = True
     # Seconds; 0 derives it from the option timeout.
     JOB_LIMIT = 0
+    # What becomes of the job where the connection breaks
+    WHAT = ""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         super().run(tmp, task_vars)
         task_vars = task_vars or {}
+        with _lost.explained(task_vars.get("inventory_hostname", "the host"), self._task.action, self.WHAT):
+            return self._run(task_vars)
+
+    def _run(self, task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
         progress = self._task.args.get("progress", "summary")
         quiet = self._task.no_log or self._task.check_mode or self._task.async_val
         if quiet or progress not in ("summary", "lines"):
@@ -277,7 +284,7 @@ class LiveLogActionBase(ActionBase):
                     self._job("cleanup", job, task_vars)
                     log = status.get("log_path")
                     if log and (shown.about or "rc" in status):
-                        shown.rest(log, lambda line_number: self._read(progress, f"log={shlex.quote(log)}", line_number)[1])
+                        shown.rest(log, lambda line_number, log=log: self._read(progress, f"log={shlex.quote(log)}", line_number)[1])
                     return {name: value for name, value in status.items() if name not in JOB_KEYS}
 
     def _look(self, progress: str, alive: str, line_number: int) -> tuple[int, list[str]]:

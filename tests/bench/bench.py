@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The figures: this collection and kind, on the same inputs, in turns, in one run.
 
-    bench.py [--runs 5] [--cold | --inner-loop]
+    bench.py [--runs 5] [--cold | --inner-loop | --remote]
 
 Both build the same tree, start from the same base, write the same binaries and manifests, and bring the same images into a node. kind finds its
 add-ons in an archive (its container cannot reach a registry on the loopback address), and the `docker pull` of its base is answered at once, because
@@ -12,6 +12,7 @@ Every figure is the median of the runs. They go to docs/benchmarks.json, docs/be
 --cold builds with empty caches in a temporary directory instead, as on a fresh machine (no kind beside it).
 --inner-loop edits one line of a component and has the change run: by a swap in the running cluster, and by kind build node-image, the old
 cluster's end and a new cluster. Compiling counts on both sides; what it takes by itself is measured beside.
+--remote measures build hosts and other platforms, see fleet.py; its table goes to docs/benchmarks-remote.md.
 """
 
 from __future__ import annotations
@@ -114,9 +115,9 @@ def refusal() -> float:
     return time.monotonic() - began
 
 
-def supplies() -> tuple[dict[str, str], pathlib.Path, str]:
+def supplies(name: str = OURS) -> tuple[dict[str, str], pathlib.Path, str]:
     """What our image was made of: the add-ons by name, their OCI layout and the base image without them."""
-    image = json.loads(run("docker", "image", "inspect", OURS))[0]
+    image = json.loads(run("docker", "image", "inspect", name))[0]
     labels = image["Config"]["Labels"]
     held = set(labels["io.nodeforge.images"].split(","))
     for images in CACHE.glob("supplies/set-*/images.json"):
@@ -128,7 +129,7 @@ def supplies() -> tuple[dict[str, str], pathlib.Path, str]:
                 # kind adds them itself
                 base = json.loads(run("docker", "image", "inspect", labels["io.nodeforge.base"]))[0]["Config"]["Labels"]
                 return names, images.parent / "layout", base["org.opencontainers.image.base.name"]
-    sys.exit(f"the cache {CACHE} has no add-ons of {OURS}")
+    sys.exit(f"the cache {CACHE} has no add-ons of {name}")
 
 
 @contextlib.contextmanager
@@ -743,12 +744,17 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cold", action="store_true")
     parser.add_argument("--inner-loop", action="store_true")
+    parser.add_argument("--remote", action="store_true")
     options = parser.parse_args()
     print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}", flush=True)
     if options.cold:
         cold()
     elif options.inner_loop:
         inner_loop(options.runs)
+    elif options.remote:
+        import fleet  # needs what the tests of remote hosts need
+
+        fleet.measure(options.runs)
     else:
         show(
             "offline, with an empty cache: until all that is missing is named",

@@ -122,9 +122,13 @@ def play(tmp_path_factory: pytest.TempPathFactory, ansible_env: dict[str, str]) 
 
 @pytest.fixture(scope="session")
 def builder(lab: lab_module.Lab) -> lab_module.Host:
+    return supplied(lab, "node")
+
+
+def supplied(lab: lab_module.Lab, name: str, *options: str) -> lab_module.Host:
     """A host that has what the role supplies makes, which is not what is tested here."""
     supplies = pathlib.Path.home() / ".cache/nodeforge/supplies"
-    host = lab.host("node", go=True, options=["--volume", f"{supplies}:/srv/supplies:ro"])
+    host = lab.host(name, go=True, options=["--volume", f"{supplies}:/srv/supplies:ro", *options])
     host.sh(
         "mkdir -p ~/.cache/nodeforge/supplies ~/.cache/nodeforge/bin; cd /srv/supplies; "
         "for name in *; do case $name in run|modules|recipe-*) ;; *) cp -rs /srv/supplies/$name ~/.cache/nodeforge/supplies/ ;; esac; done"

@@ -83,6 +83,8 @@ def test_a_line_that_breaks(builds: Builds) -> None:
     relay.close()
     lost = builds.ended(first, check=False)
     assert lost.rc != 0 and builds.makes() == before
+    assert "The connection to builds broke off in nodeforge.kind.kube_make" in lost.message, lost.output
+    assert "run this again; a compile that had begun there goes on and is taken over" in lost.message
     second = builds.start()
     for line in second.stdout:
         if line.strip() == "[builds] holding":
@@ -92,6 +94,19 @@ def test_a_line_that_breaks(builds: Builds) -> None:
     assert made["changed"] and re.match(r"Waited for make hold for linux/\w+ of root, process \d+, since ", made["actions"][0]), made
     assert builds.host.sh(made["outputs"]["binaries"]["kubelet"]["path"]) != ""
     assert not builds.ended(builds.start()).facts["builds"]["changed"]
+
+
+def test_a_connection_that_is_killed(builds: Builds) -> None:
+    """The very play opens another one and goes on, as long as the host can be reached."""
+    first = builds.start()
+    builds.holds()
+    before = builds.makes()
+    builds.host.hang_up()
+    builds.host.sh("sleep 3")
+    assert builds.makes() == before and first.poll() is None
+    builds.go_on()
+    made = builds.ended(first).facts["builds"]
+    assert made["changed"] and made["actions"][0].startswith("Ran make hold")
 
 
 def test_another_state_of_the_tree_waits(builds: Builds) -> None:

@@ -196,6 +196,15 @@ def test_a_line_that_breaks(lab: Lab, play: Player, tree: kube_trees.KubeTree) -
         ended = play(SYNC, hosts, tree_sync_source=str(tree.path))
         same(tree, host, ended.facts["plain"])
         assert relay.carried[0] < size * 1.15, relay.carried
+        # sshd's processes are killed in the middle of it
+        (tree.path / "docs/large.bin").write_bytes(os.urandom(size))
+        before = relay.carried[0]
+        started = play.start(SYNC, hosts, tree_sync_source=str(tree.path))
+        lab.until(lambda: relay.carried[0] - before > size // 2, "half of the file has arrived", 120)
+        host.hang_up()
+        ended = play.ended(started)
+        same(tree, host, ended.facts["plain"])
+        assert relay.carried[0] - before < size * 1.15, (relay.carried, before)
         # a play that is killed in the middle of it
         (tree.path / "docs/large.bin").write_bytes(os.urandom(size))
         before = relay.carried[0]

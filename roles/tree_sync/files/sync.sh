@@ -6,7 +6,7 @@
 # usage: sync.sh TREE STAGED HOST SSH USER CACHE TIMEOUT DRY EXCLUDE...
 # HOST is reached by the command SSH, and there the tree becomes USER's, in CACHE/synced/NAME/tree; with DRY=yes nothing is changed. Prints NAME, whether
 # the role embedded_tree made the tree, and then what rsync says of each file that differs. Ends with 75 where something differs and the tree is compiled there
-at this time.
+# at this time.
 #
 # A part of the repository comes, too, made in STAGED/NAME/.git where it changed: all commits, as tags count them, and the trees of HEAD, as git status
 # compares with them, without any file's content.
