@@ -81,6 +81,11 @@ def _signals_raise() -> t.Iterator[None]:
             signal.signal(name, handler)
 
 
+def _split(lines: list[str]) -> tuple[list[str], list[str]]:
+    """The two lines about the log that come before it, and the log's. A slow host's answer may break off before both are there: then it is none."""
+    return (lines[:2], lines[2:]) if len(lines) >= 2 else ([], [])
+
+
 class _Lost(AnsibleError):
     """Nobody can wait for the job any more, and nobody has said that it is to end."""
 
@@ -182,8 +187,7 @@ class LiveLogActionBase(ActionBase):
                     raise
                 continue
             answered = now = time.monotonic()
-            # two lines about the log come before it
-            about, lines = lines[:2], lines[2:]
+            about, lines = _split(lines)
             if about and about != told:
                 if about[1] and about[1:] != told[1:]:
                     self._show([about[1]])
