@@ -189,10 +189,12 @@ class Emulated:
     def __init__(self, lab: lab_module.Lab, name: str, volumes: dict[str, list[pathlib.Path]]) -> None:
         self.lab, self.name = lab, name
         self.work = lab.directory / name
-        for part in ("upper/etc", "work", "root", "docker"):
+        for part in ("upper/etc/ssl/certs", "work", "root", "docker"):
             (self.work / part).mkdir(parents=True)
         self.work.chmod(0o755)
-        shutil.copy("/etc/resolv.conf", self.work / "upper/etc/resolv.conf")
+        # whom this machine asks for names, and whom it trusts
+        for file in ("resolv.conf", "ssl/certs/ca-certificates.crt"):
+            shutil.copy(f"/etc/{file}", self.work / "upper/etc" / file)
         # an overlay on an overlay is refused to the engine's containers
         mounts = {"var/lib/docker": [self.work / "docker"], **volumes}
         environment = {

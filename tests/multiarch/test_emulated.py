@@ -16,6 +16,7 @@ import pytest
 import small_base
 import small_kube
 import test_kube_make
+import yaml
 from emulated import MACHINE, NUMBER, Emulated, why_not
 from remote.conftest import Player, note
 from remote.lab import Lab, go_settings, run
@@ -26,7 +27,10 @@ pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 PLATFORM = f"linux/{FOREIGN}"
 TAG = "nodeforge-emulated-test"
 CACHE = pathlib.Path.home() / ".cache/nodeforge"
+ROLE = pathlib.Path(__file__).resolve().parents[2] / "roles/supplies"
+# what the host keeps for the next run, and where its role supplies does
 HOME = small_base.CACHE / f"emulated-{FOREIGN}-home"
+THERE = HOME / "cache/nodeforge/supplies"
 # its engine makes no network: qemu does not know how the kernel is asked for one
 HOST = {
     "build_host_kind_version": "",
@@ -173,11 +177,12 @@ class Both:
 
     def _supplies(self) -> dict[str, str]:
         """The base image and add-ons made here."""
-        wanted = "{'layout': supplies_layout, 'importer': supplies_importer, 'tool': supplies_tools[0], 'base': supplies_base_image}"
+        wanted = "{'layout': supplies_layout, 'importer': supplies_importer, 'tool': supplies_tools[0], 'base': supplies_base_image, "
+        wanted += "'twin': __supplies_rootfs, 'native': __supplies_native_rootfs}"
         tasks = [
             {"ansible.builtin.include_role": {"name": "nodeforge.kind.build_host"}},
             {"ansible.builtin.include_role": {"name": "nodeforge.kind.supplies", "tasks_from": "tools"}},
-            {"ansible.builtin.include_role": {"name": "nodeforge.kind.supplies"}, "vars": {"supplies_serve": False}},
+            {"ansible.builtin.include_role": {"name": "nodeforge.kind.supplies", "public": True}, "vars": {"supplies_serve": False}},
             note(wanted),
         ]
         kubeadm = self.artifacts / "dockerized/bin/linux" / ARCH / "kubeadm"
@@ -186,11 +191,10 @@ class Both:
 
     def _lay_out(self) -> None:
         """What would take the emulated Go an hour comes from here: our tools, and the add-ons. What it compiles itself is compared below."""
-        role = pathlib.Path(__file__).resolve().parents[2] / "roles/supplies/files"
-        there = HOME / "cache/nodeforge/supplies"
+        role = ROLE / "files"
         for name, source in (("image", self.supplies["tool"]), ("store", self.supplies["importer"])):
             program = pathlib.Path(source).resolve()
-            target = there / program.parent.name / program.name
+            target = THERE / program.parent.name / program.name
             target.parent.mkdir(parents=True, exist_ok=True)
             script = '. "$1/scripts/go.sh"; GOOS=linux GOARCH=$4; export GOOS GOARCH; build "$1/src/$2" "$3" .'
             subprocess.run(["sh", "-c", script, str(role / "scripts/x"), str(role), name, str(target), FOREIGN], check=True)
@@ -198,9 +202,11 @@ class Both:
         self.host.sh(f"cd ~/.cache/nodeforge/supplies; [ -e {add_ons} ] || cp -rs /srv/supplies/{add_ons} .")
 
     def build(self, where: str, name: str, **variables: t.Any) -> Built:
-        hosts, more = ({"emulated": self.host.variables()}, HOST) if where == "there" else (self.here, {"build_host_kind_version": "", "nodeforge_cache": str(CACHE)})
+        hosts, more = self.here, {"build_host_kind_version": "", "nodeforge_cache": str(CACHE)}
+        if where == "there":
+            hosts, more = {"emulated": self.host.variables()}, HOST
         ended = self.play("nodeforge.kind.build_node", hosts, target=next(iter(hosts)), **self.given, **more, **variables)
-        print(f"{where}: {ended.seconds:.0f} s, {' '.join(re.findall(r'seconds .*[^,\"]', ended.output))}")
+        print(f"{name}: {ended.seconds:.0f} s, of which {re.findall('seconds +(.*)', ended.output)[-1]}")
         return self.taken(where, f"kindest/node:{TAG}", name)
 
     def taken(self, where: str, image: str, name: str) -> Built:
@@ -220,19 +226,39 @@ def both(host: Emulated, ready: dict[str, t.Any], play: Player, tmp_path_factory
     small_base.remove_all(docker.from_env(), f"kindest/node:{TAG}")
 
 
-def test_the_root_of_nodes(both: Both) -> None:
-    """twin.py beside the scripts of the packages themselves, which the host runs."""
-    both.play(
-        [{"ansible.builtin.include_role": {"name": f"nodeforge.kind.{role}", "tasks_from": tasks}} for role, tasks in (("build_host", "main"), ("supplies", "tools"))],
-        {"emulated": both.host.variables()},
-        **HOST,
-    )
-    there = HOME / "cache/nodeforge/supplies"
-    newest = max(there.glob("rootfs-*.tar"), key=lambda path: path.stat().st_mtime)
-    found = differences(files(CACHE / "supplies" / newest.name)[0], files(newest)[0])
-    for path, (here, native) in found.items():
-        print(path, here, native, sep="\n  ")
-    assert set(found) == set()
+def versions(root: pathlib.Path) -> list[str]:
+    """Packages of a root."""
+    status = run("tar", "-xOf", str(root), "./var/lib/dpkg/status").stdout
+    return re.findall(r"^(?:Package|Version): .*$", status, re.M)
+
+
+def same_roots(one: str, other: str) -> None:
+    mine, others = files(pathlib.Path(one))[0], files(pathlib.Path(other))[0]
+    # which of both has this one is up to the version of mmdebstrap; each image has it
+    for root in (mine, others):
+        root.pop("dev", None)
+    found = differences(mine, others)
+    print(f"{len(mine)} files of {one} compared, {len(found)} differ")
+    assert found == {} and len(mine) > 4000
+
+
+def test_roots(both: Both, tmp_path: pathlib.Path) -> None:
+    """twin.py beside the packages' own scripts, which the host of the other architecture runs: in both directions, each file is the same."""
+    native = THERE / pathlib.Path(both.supplies["twin"]).name
+    # the mirror may have had other packages when an earlier run of these tests made it
+    if native.exists() and versions(native) != versions(pathlib.Path(both.supplies["twin"])):
+        native.unlink()
+    roles = [{"ansible.builtin.include_role": {"name": "nodeforge.kind.build_host"}}]
+    roles.append({"ansible.builtin.include_role": {"name": "nodeforge.kind.supplies", "tasks_from": "tools"}})
+    made = both.play(roles, {"emulated": both.host.variables()}, **HOST)
+    print(f"the root there: {made.seconds:.0f} s")
+    same_roots(both.supplies["twin"], str(native))
+    defaults = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
+    words = [defaults[f"supplies_{name}_suite"] for name in ("debian", "containerd")]
+    words += [",".join(defaults["supplies_containerd_packages"]), ",".join(sorted(defaults["supplies_packages"]))]
+    back = tmp_path / "back.tar"
+    run("sh", str(ROLE / "files/scripts/rootfs.sh"), str(back), ARCH, *words, "", "", str(native), sys.executable)
+    same_roots(both.supplies["native"], str(back))
 
 
 def told(image: dict[str, t.Any]) -> dict[str, t.Any]:
