@@ -34,6 +34,8 @@ HEAD = b"\x7fELF\x02\x01\x01" + bytes(9) + bytes([2, 0, NUMBER, 0])
 MASK = b"\xff" * 7 + b"\0" + b"\xff" * 8 + b"\xfe\xff\xff\xff"
 # golang-go is what the role build_host fetches a newer one with
 PACKAGES = (*(name for name in lab_module.PACKAGES if name != "docker-registry"), "mmdebstrap", "debian-archive-keyring", "golang-go", "curl")
+# where its engine makes the groups of its containers, among this machine's own
+GROUP = f"{lab_module.PREFIX}-emulated"
 # Runs in the new namespaces; waits until ids are mapped, which only this machine's root may do.
 ENTER = """
 set -eu
@@ -264,4 +266,5 @@ class Emulated:
         # the first process of its namespace ends all others
         self.process.kill()
         self.process.wait(30)
+        subprocess.run(["find", "/sys/fs/cgroup", "-depth", "-type", "d", "-path", f"*/{GROUP}*", "-delete"], capture_output=True, check=False)
         subprocess.run(["rm", "-rf", "--one-file-system", str(self.work)], check=False)

@@ -17,7 +17,7 @@ import small_base
 import small_kube
 import test_kube_make
 import yaml
-from emulated import MACHINE, NUMBER, Emulated, why_not
+from emulated import GROUP, MACHINE, NUMBER, Emulated, why_not
 from remote.conftest import Player, note
 from remote.lab import Lab, go_settings, run
 from same import differences, files, records
@@ -34,7 +34,7 @@ THERE = HOME / "cache/nodeforge/supplies"
 # its engine makes no network: qemu does not know how the kernel is asked for one
 HOST = {
     "build_host_kind_version": "",
-    "build_host_engine_options": ["--bridge=none", "--iptables=false", "--ip6tables=false", f"--cgroup-parent=/{TAG}"],
+    "build_host_engine_options": ["--bridge=none", "--iptables=false", "--ip6tables=false", f"--cgroup-parent=/{GROUP}"],
     "build_host_engine_wait": 180,
 }
 
@@ -59,7 +59,9 @@ def host(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Emula
     modules = pathlib.Path(run("go", "env", "GOMODCACHE").stdout.strip())
     supplies = {"srv/supplies": [CACHE / "supplies", tmp_path_factory.mktemp("above")]}
     made = Emulated(lab, "emulated", {"root/.cache": [HOME / "cache"], "root/go/pkg/mod": [modules, HOME / "modules"], **supplies})
-    made.sh("mkdir -p ~/.config/go; cat >~/.config/go/env", input=go_settings())
+    # the very Go of this machine, which Debian's fetches there
+    toolchain = f"GOTOOLCHAIN={run('go', 'env', 'GOVERSION').stdout.strip()}+auto\n"
+    made.sh("mkdir -p ~/.config/go; cat >~/.config/go/env", input=go_settings() + toolchain)
     yield made
     made.close()
 
