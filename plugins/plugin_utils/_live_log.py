@@ -88,6 +88,11 @@ def _signals_raise() -> t.Iterator[None]:
             signal.signal(name, handler)
 
 
+def _split(lines: list[str]) -> tuple[list[str], list[str]]:
+    """The two lines about the log that come before it, and the log's. A slow host's answer may break off before both are there: then it is none."""
+    return (lines[:2], lines[2:]) if len(lines) >= 2 else ([], [])
+
+
 class _Lost(AnsibleError):
     """Nobody can wait for the job any more, and nobody has said that it is to end."""
 
@@ -274,8 +279,7 @@ class LiveLogActionBase(ActionBase):
                     raise
                 continue
             answered = now = time.monotonic()
-            # two lines about the log come before it
-            lines = shown.take(lines[:2], lines[2:])
+            lines = shown.take(*_split(lines))
             interval = INTERVAL[0] if len(lines) == MAX_LINES else min(interval * 1.3, INTERVAL[1])
             if rc == GONE or now - asked > STATUS_EVERY:
                 asked = now

@@ -16,6 +16,11 @@ import pytest
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "roles/supplies/files/scripts/twin.py"
 TRIPLETS = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 MACHINES = {"amd64": 62, "arm64": 183}
+# what packages want to hear of: one of each architecture's own, and one that is no path
+TRIGGERS = {
+    "tool": "interest-noawait /usr/share/things\ninterest update-tool\n",
+    "library": "# of the compiler\ninterest /usr/lib/@triplet@/plugins\ninterest-await /usr/lib/plugins\nactivate-noawait ldconfig\n",
+}
 
 
 def program(arch: str, what: str) -> bytes:
@@ -38,7 +43,9 @@ def package(directory: pathlib.Path, arch: str, name: str, files: dict[str, byte
     (root / "DEBIAN/control").write_text("".join(f"{key}: {value}\n" for key, value in control.items()))
     conffiles = [f"/{path}\n" for path in files if path.startswith("etc/")]
     if conffiles:
-        (root / "DEBIAN/conffiles").write_text("".join(conffiles))
+        (root / "DEBIAN/conffiles").write_text("".join(conffiles) + "remove-on-upgrade /etc/of-old.conf\n")
+    if name in TRIGGERS:
+        (root / "DEBIAN/triggers").write_text(TRIGGERS[name].replace("@triplet@", TRIPLETS.get(arch, "")))
     (root / "DEBIAN/md5sums").write_text(
         subprocess.run("find * -path DEBIAN -prune -o -type f -exec md5sum {} +", shell=True, cwd=root, capture_output=True, text=True, check=True).stdout
     )
@@ -77,6 +84,9 @@ def installed(directory: pathlib.Path, arch: str, debs: pathlib.Path) -> pathlib
         (root / "var/lib/dpkg" / name).write_text(f"{arch}\n")
     for name in ("lock", "lock-frontend", "status-old"):
         (root / "var/lib/dpkg" / name).unlink(missing_ok=True)
+    # as the hook of rootfs.sh does it
+    watched = root / "var/lib/dpkg/triggers/File"
+    watched.write_text("".join(sorted(watched.read_text().splitlines(keepends=True))))
     (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n")
     (root / "etc/alternatives").mkdir()
     (root / "etc/alternatives/tool").symlink_to("/usr/bin/tool")

@@ -55,22 +55,29 @@ def run(*command: str, check: bool = True, **options: t.Any) -> subprocess.Compl
     return ended
 
 
+def apt_source() -> str:
+    """The mirror is the one that this host uses ..."""
+    targets = run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages").stdout.split("\n")
+    mirror = next(target for target in targets if target.rstrip("/").endswith("/debian"))
+    return f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} {SUITE} main"
+
+
+def apt_options() -> list[str]:
+    """... and so is the way to it, for mmdebstrap."""
+    dump = run("apt-config", "dump").stdout.splitlines()
+    ways = [line for line in dump if line.startswith("Acquire::http") and any(word in line for word in ("Proxy", "CaInfo", "Verify", "Timeout"))]
+    return [f"--aptopt={line}" for line in ways] + ["--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*"]
+
+
 def image() -> str:
     """The hosts' file system as an image, made once."""
     recipe = hashlib.sha256(repr((SUITE, PACKAGES, SETUP)).encode()).hexdigest()[:12]
     name = f"{PREFIX}-host:{SUITE}-{recipe}"
     if run("docker", "image", "inspect", name, check=False).returncode == 0:
         return name
-    # the mirror is the one that this host uses, and so is the way to it
-    targets = run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages").stdout.split("\n")
-    mirror = next(target for target in targets if target.rstrip("/").endswith("/debian"))
-    dump = run("apt-config", "dump").stdout.splitlines()
-    ways = [line for line in dump if line.startswith("Acquire::http") and any(word in line for word in ("Proxy", "CaInfo", "Verify", "Timeout"))]
-    options = [f"--aptopt={line}" for line in ways] + ["--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*"]
-    source = f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} {SUITE} main"
     setup = f"--customize-hook={SETUP}"
     make = subprocess.Popen(
-        ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}", *options, setup, SUITE, "-", source],
+        ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}", *apt_options(), setup, SUITE, "-", apt_source()],
         stdout=subprocess.PIPE,
     )
     load = run("docker", "import", "-", name, check=False, stdin=make.stdout)
@@ -163,7 +170,6 @@ class Lab:
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(self.key))
         # the hosts' own keys are made anew each time, and a user's known_hosts is none of a test's business
         self.ssh_options = f"-o StrictHostKeyChecking=no -o UserKnownHostsFile={directory}/known_hosts"
-        image()
         run("docker", "network", "create", "--label", PREFIX, self.network)
 
     def host(self, name: str, go: bool = False, options: t.Sequence[str] = ()) -> Host:

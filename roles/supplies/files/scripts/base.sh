@@ -15,6 +15,7 @@ work=$(mktemp -d "$(dirname "$rootfs")/base.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM HUP
 cp -R "$files" "$work/files"
+mkdir "$work/files/dev" # whether the root has it is up to the version of mmdebstrap
 config=$work/files/etc/containerd/config.toml
 sed "s|@PAUSE_IMAGE@|$pause|" "$config" >"$work/config" && mv "$work/config" "$config"
 build "$sources/addons" "$work/crictl" ./cmd/crictl

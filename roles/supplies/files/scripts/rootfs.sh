@@ -22,10 +22,10 @@ command -v mmdebstrap >/dev/null ||
 # shellcheck disable=SC2016 # apt-get expands it
 if [ -z "$mirror" ]; then
   # A repository says itself that it is Debian's, once apt has its index; before
-  # that, the first one of a Debian host is.
+  # that, the first one of a Debian host is. Without an index apt is to expect none.
   mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' 2>/dev/null | head -n 1)
   if [ -z "$mirror" ] && grep -qx 'ID=debian' /etc/os-release; then
-    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null | grep -v security | head -n 1)
+    mirror=$(apt-get indextargets --no-release-info --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null | grep -v security | head -n 1)
   fi
   [ -n "$mirror" ] ||
     die "this host's apt configuration names no Debian mirror: set supplies_mirror (and supplies_keyring) to one"
@@ -69,6 +69,12 @@ rm -rf usr/lib/cni usr/lib/containerd
 rm -f usr/sbin/fs-idmap usr/sbin/pidfd-kill usr/sbin/recvtty usr/sbin/remap-rootfs usr/sbin/sd-helper usr/sbin/seccompagent
 # Units are enabled by our own links only.
 rm -rf etc/systemd/system/*.wants etc/systemd/system/*.target etc/systemd/system/dbus-*.service
+# The same on every architecture, whoever makes it: no cache of the linker, which no node needs; nothing that guards the merge of directories during
+# upgrades, each in its own way; no order of chance.
+rm -f etc/ld.so.cache var/lib/dpkg/*-old
+paste - - - <var/lib/dpkg/diversions | { grep -v '[.]usr-is-merged' || :; } | LC_ALL=C sort | tr '\t' '\n' >var/lib/dpkg/diversions.new
+mv var/lib/dpkg/diversions.new var/lib/dpkg/diversions
+LC_ALL=C sort -o var/lib/dpkg/triggers/File var/lib/dpkg/triggers/File
 # Nothing of the machine that made this: its mirror, names and identity.
 rm -rf etc/apt/sources.list* etc/apt/preferences.d etc/apt/apt.conf.d/99* etc/hostname etc/resolv.conf etc/machine-id var/lib/dbus/machine-id var/cache/* var/lib/apt var/log/*
 FINISH

@@ -4,8 +4,8 @@
 
 The native root was made by its packages' scripts. What they left (users, links of alternatives, certificates, what is on and off) is of no
 architecture and is taken as it is, as are owners and modes; what packages hold comes from the packages of the other architecture; and what was
-removed from the native root or moved in it is removed and moved here, too. So the root is the one that the other architecture's own programs would
-make, but for the linker's cache, without which the linker looks into its directories, and a few notes of dpkg to itself.
+removed from the native root or moved in it is removed and moved here, too. So the root is the one that the other architecture's own programs make, file
+by file (tests/multiarch compares them). The linker's cache, which only they could make, is in neither.
 
 usage: twin.py NATIVE.tar PACKAGES_DIRECTORY OUTPUT.tar
 """
@@ -30,7 +30,7 @@ FIELDS = """
 Package Essential Protected Status Priority Section Installed-Size Origin Maintainer Bugs Architecture Multi-Arch Source Version Replaces Provides
 Depends Pre-Depends Recommends Suggests Breaks Conflicts Enhances Conffiles Description
 """.split()
-# what only a program of the other architecture could make, and which works without
+# of no use, and in no root that is made as it is to be
 LEFT_OUT = {"etc/ld.so.cache", f"{DATABASE}/status-old"}
 
 
@@ -90,12 +90,24 @@ class Package:
         """Its part of dpkg's status, installed."""
         fields = re.findall(r"^[^\s:]+:.*\n(?:[ \t].*\n)*", self.fields.strip("\n") + "\n", re.M)
         fields.append("Status: install ok installed\n")
-        conffiles = self.control.get("conffiles", b"").decode().split("\n")
-        sums = [(path, hashlib.md5(self.files[path_of(path)].data, usedforsecurity=False).hexdigest()) for path in conffiles if path.startswith("/")]
-        if sums:
-            fields.append("Conffiles:\n" + "".join(f" {path} {md5}\n" for path, md5 in sums))
+        known = [self._conffile(line) for line in self.control.get("conffiles", b"").decode().splitlines() if line.strip()]
+        if known:
+            fields.append("Conffiles:\n" + "".join(f" {line}\n" for line in known))
         order = {name: number for number, name in enumerate(FIELDS)}
         return "".join(sorted(fields, key=lambda field: order.get(field.partition(":")[0], len(order))))
+
+    def _conffile(self, line: str) -> str:
+        """What dpkg knows of one: its checksum, or that it is none any more."""
+        flag, _blank, path = line.strip().rpartition(" ")
+        if flag:
+            return f"{path} newconffile {flag}"
+        return f"{path} {hashlib.md5(self.files[path_of(path)].data, usedforsecurity=False).hexdigest()}"
+
+    def watched(self) -> list[str]:
+        """The paths that it wants to hear of, as dpkg lists them."""
+        found = re.findall(r"^interest(-await|-noawait)? +(/\S+)", self.control.get("triggers", b"").decode(), re.M)
+        name = self.stem.rpartition("/")[2]
+        return [f"{path} {name}{'/noawait' if how == '-noawait' else ''}\n" for how, path in found]
 
     def known(self) -> dict[str, bytes]:
         """Its files in dpkg's database."""
@@ -138,6 +150,9 @@ class Twin:
         self.arch = arches.pop()
         self.files = {path: entry for package in packages for path, entry in package.files.items()}
         self.texts = {f"{DATABASE}/status": "\n".join(package.status() for package in packages).encode() + b"\n"}
+        watched = sorted(line for package in packages for line in package.watched())
+        if watched:
+            self.texts[f"{DATABASE}/triggers/File"] = "".join(watched).encode()
         for package in packages:
             self.texts.update(package.known())
         there, self.machine = ARCHITECTURES[self.arch]
