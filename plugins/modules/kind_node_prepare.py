@@ -927,6 +927,8 @@ class NodePreparer:
             entrypoint=["sleep"],
             command=[str(self.params["ttl"])],
             labels={node.BUILD_LABEL: node.build_label(name, fingerprint)},
+            # with the host's network it would be the host's, and stay in the image
+            hostname="nodeforge-build",
             host_config=api.create_host_config(
                 auto_remove=True,
                 network_mode=self.params["network_mode"],

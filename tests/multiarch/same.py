@@ -48,7 +48,8 @@ def files(archive: pathlib.Path) -> tuple[dict[str, File], bytes]:
             device = f" {info.devmajor}:{info.devminor}" if info.ischr() else ""
             link = info.linkname + device
             owner = f"{info.uid}:{info.gid}"
-            found[path] = File(KINDS[info.type], oct(info.mode), owner, link, info.size, hashlib.sha256(data).hexdigest(), attributes)
+            # older engines put the kind into the mode, too
+            found[path] = File(KINDS[info.type], oct(info.mode & 0o7777), owner, link, info.size, hashlib.sha256(data).hexdigest(), attributes)
     return found, metadata
 
 

@@ -192,7 +192,7 @@ class Both:
         return t.cast(dict[str, str], made.facts["localhost"])
 
     def _lay_out(self) -> None:
-        """What would take the emulated Go an hour comes from here: our tools, and the add-ons. What it compiles itself is compared below."""
+        """What would take the emulated Go an hour comes from here: our tools, the add-ons, and the base image. Its root, and what Go makes, are compared."""
         role = ROLE / "files"
         for name, source in (("image", self.supplies["tool"]), ("store", self.supplies["importer"])):
             program = pathlib.Path(source).resolve()
@@ -202,6 +202,9 @@ class Both:
             subprocess.run(["sh", "-c", script, str(role / "scripts/x"), str(role), name, str(target), FOREIGN], check=True)
         add_ons = pathlib.Path(self.supplies["layout"]).parent.name
         self.host.sh(f"cd ~/.cache/nodeforge/supplies; [ -e {add_ons} ] || cp -rs /srv/supplies/{add_ons} .")
+        save = subprocess.Popen(["docker", "save", self.supplies["base"]], stdout=subprocess.PIPE)
+        self.host.sh("docker load", stdin=save.stdout)
+        assert save.wait() == 0
 
     def build(self, where: str, name: str, **variables: t.Any) -> Built:
         hosts, more = self.here, {"build_host_kind_version": "", "nodeforge_cache": str(CACHE)}
@@ -266,22 +269,60 @@ def test_roots(both: Both, tmp_path: pathlib.Path) -> None:
 def told(image: dict[str, t.Any]) -> dict[str, t.Any]:
     """What an image says of itself, but for times and ids."""
     config = image["Config"]
-    labels = {name: text for name, text in config["Labels"].items()}
-    kept = {name: config.get(name) for name in ("User", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "StopSignal", "ExposedPorts")}
+    labels = {name: text for name, text in config["Labels"].items() if name != "org.opencontainers.image.created"}
+    kept = {name: config.get(name) for name in ("User", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "StopSignal", "ExposedPorts", "Hostname")}
     return {**{f"label {name}": text for name, text in labels.items()}, **kept, **{name: image[name] for name in ("Os", "Architecture", "Author", "Comment")}}
 
 
-def compared(one: Built, other: Built) -> dict[t.Any, t.Any]:
+def test_programs(both: Both, ready: dict[str, t.Any], tmp_path: pathlib.Path) -> None:
+    """Whose Go compiles it does not matter."""
+    script = '. "$1/files/scripts/go.sh"; GOOS=linux GOARCH=$2; export GOOS GOARCH; build "$1/files/src/addons" "$3" ./cmd/pause'
+    here = tmp_path / "pause"
+    run("sh", "-c", script, str(ROLE / "files/scripts/x"), str(ROLE), FOREIGN, str(here))
+    (recipe,) = both.host.sh("ls -td ~/.cache/nodeforge/supplies/recipe-* | head -n 1").split()
+    there = script.replace("/files/", "/")
+    sha256 = both.host.sh(f"PATH={ready['path']} sh -c '{there}' {recipe}/scripts/x {recipe} {FOREIGN} /root/pause; sha256sum /root/pause").split()[0]
+    assert machine(here.read_bytes()[:20]) == NUMBER and test_kube_make.sha256(here) == sha256
+
+
+def compared(one: Built, other: Built, by_containerd: bool = False) -> dict[t.Any, t.Any]:
     mine, my_database = files(one.archive)
     others, other_database = files(other.archive)
-    found = {**differences(mine, others), **differences(records(my_database), records(other_database)), **differences(told(one.image), told(other.image))}
+    tables = [records(my_database), records(other_database)]
+    if by_containerd:
+        others = {path: file for path, file in others.items() if path in mine or not path.startswith(OF_CONTAINERD)}
+        # its view of an image: named by its configuration, too, and with what the archive said of it
+        tables = [{name: value for name, value in table.items() if not OF_RUN.intersection(name) and not about_digest(name)} for table in tables]
+        lists = {name[4] for name in tables[1].keys() - tables[0].keys() if name[2:4] == (b"content", b"blob")}
+        assert len(lists) <= len(images_of(tables[0]))
+        tables[1] = {name: value for name, value in tables[1].items() if name[4:5] == () or name[4] not in lists}
+        blobs = {f"{BLOBS}/{digest.decode().replace(':', '/')}" for digest in lists}
+        others = {path: file for path, file in others.items() if path not in blobs}
+    found = {**differences(mine, others), **differences(*tables), **differences(told(one.image), told(other.image))}
     for name, (first, second) in found.items():
         print(name, first, second, sep="\n  ")
-    print(f"{len(mine)} files and {len(records(my_database))} records of containerd compared, {len(found)} differ")
+    print(f"{len(mine)} files, {len(tables[0])} records of containerd and what the image says of itself compared, {len(found)} differ")
+    assert len(mine) > 4000 and len(images_of(tables[0])) > 8
     return found
 
 
+# what a containerd that has run leaves in its directory besides content and names
+OF_CONTAINERD = ("opt/containerd", "var/lib/containerd/io.containerd.", "var/lib/containerd/tmpmounts")
+OF_RUN = {b"annotations", b"io.cri-containerd.image", b"leases"}
+BLOBS = "var/lib/containerd/io.containerd.content.v1.content/blobs"
+
+
+def about_digest(name: tuple[bytes, ...]) -> bool:
+    return name[2:3] == (b"images",) and name[3:4] != () and name[3].startswith(b"sha256:")
+
+
+def images_of(table: dict[tuple[bytes, ...], bytes]) -> set[bytes]:
+    return {name[3] for name in table if name[2:3] == (b"images",) and len(name) > 3}
+
+
 def test_foreign_and_native(both: Both) -> None:
+    """Nothing differs but times and ids: neither a file, nor a record of containerd, nor what the image says of itself."""
     here = both.build("here", "here")
     assert compared(here, both.build("there", "there")) == {}
-    assert compared(here, both.build("there", "by-containerd", node_image_importer="")) == {}
+    # and where the node's own containerd, which is emulated, imports: it has the same content under the same names
+    assert compared(here, both.build("there", "by-containerd", node_image_importer=""), by_containerd=True) == {}
