@@ -65,7 +65,8 @@ def build(env: dict[str, str], *extra: str, check: bool = True, playbook: str = 
     )
     output = run.stdout + run.stderr
     if check:
-        assert run.returncode == 0, output[-6000:]
+        # the reason is on the one, the progress that a compile makes on the other
+        assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-1000:]
     recap = re.search(r"^localhost\s*:\s*(.*)$", output, re.M)
     counts = dict(re.findall(r"(\w+)=(\d+)", recap.group(1))) if recap else {}
     return Play(output, time.monotonic() - started, {name: int(count) for name, count in counts.items()})

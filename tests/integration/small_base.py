@@ -125,7 +125,8 @@ class WritableRegistry:
         # JSON is YAML
         (directory / "settings").write_text(json.dumps(settings))
         command = [str(program("docker-registry", "docker-registry")), "serve", str(directory / "settings")]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with (directory / "log").open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         host, port = self.address.split(":")
         deadline = time.monotonic() + 30
         while True:

@@ -18,6 +18,7 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import time
 import typing as t
@@ -263,7 +264,9 @@ class Emulated:
         }
 
     def close(self) -> None:
-        # the first process of its namespace ends all others
+        # the first process of its namespace ends all others; qemu's flag for credentials has it outlive unshare, whatever that has asked for
+        for pid in run("pgrep", "--parent", str(self.process.pid), check=False).stdout.split():
+            os.kill(int(pid), signal.SIGKILL)
         self.process.kill()
         self.process.wait(30)
         subprocess.run(["find", "/sys/fs/cgroup", "-depth", "-type", "d", "-path", f"*/{GROUP}*", "-delete"], capture_output=True, check=False)
