@@ -287,7 +287,7 @@ class Committer:
             if container and fingerprint and not self.module.check_mode:
                 replaced = self._commit(container, fingerprint, name)
                 after = self.engine.image(name)
-            if replaced and self.params["prune_previous"] and self._only_named(replaced, name):
+            if replaced and self.params["prune_previous"] and not self._below(replaced, container) and self._only_named(replaced, name):
                 if self.module.check_mode or self._remove(replaced["Id"]):
                     self.actions.append(f'Removed the image "{replaced["Id"]}" that had the tag before')
         if self.params["remove"]:
@@ -380,6 +380,10 @@ class Committer:
             if made:
                 with deferred():
                     self._remove(made)
+
+    def _below(self, image: dict[str, t.Any], container: dict[str, t.Any] | None) -> bool:
+        """Whether the new image stands on that one, which then stays."""
+        return image["Id"] in (self.labels.get(node.WHOLE_LABEL), container and container["Image"])
 
     def _only_named(self, image: dict[str, t.Any], name: str) -> bool:
         """Whether nothing but this tag holds an image: no other tag, no container of it or of its descendants."""
