@@ -173,7 +173,7 @@ class Both:
         host.sh("tar -C / -xf -", stdin=pack.stdout)
         assert pack.wait() == 0
         self.here = {"localhost": {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}}
-        self.given = {"kube_platform": PLATFORM, "kube_source": f"artifacts:{self.artifacts}", "kube_source_on": "host", "node_image_tag": TAG}
+        self.given = {"kube_platform": PLATFORM, "kube_source": f"artifacts:{self.artifacts}", "kube_source_on": "host"}
         self.supplies = self._supplies()
         self._lay_out()
 
@@ -210,9 +210,12 @@ class Both:
         hosts, more = self.here, {"build_host_kind_version": "", "nodeforge_cache": str(CACHE)}
         if where == "there":
             hosts, more = {"emulated": self.host.variables()}, HOST
-        ended = self.play("nodeforge.kind.build_node", hosts, target=next(iter(hosts)), **self.given, **more, **variables)
+        # a tag for each: an image that is there already would not be made again, however it is to be made
+        tag = f"{TAG}-{name}"
+        ended = self.play("nodeforge.kind.build_node", hosts, target=next(iter(hosts)), node_image_tag=tag, **self.given, **more, **variables)
+        assert ended.changed(next(iter(hosts))) > 0
         print(f"{name}: {ended.seconds:.0f} s, of which {re.findall('seconds +(.*)', ended.output)[-1]}")
-        return self.taken(where, f"kindest/node:{TAG}", name)
+        return self.taken(where, f"kindest/node:{tag}", name)
 
     def taken(self, where: str, image: str, name: str) -> Built:
         """The image's files as an archive here."""
