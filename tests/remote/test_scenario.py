@@ -18,6 +18,8 @@ TREE = pathlib.Path.home() / ".cache/nodeforge/trees/v1.37.2"
 
 @pytest.mark.skipif(not (TREE / ".git").exists(), reason="make node was never run here")
 def test_scenario(builder: Host, play: Player, tmp_path: pathlib.Path) -> None:
+    # it looks for the one tree that it has brought
+    builder.sh("rm -rf ~/.cache/nodeforge/synced")
     (tmp_path / "hosts.yml").write_text(json.dumps({"all": {"hosts": {"node": builder.variables()}}}))
     (tmp_path / "options.yml").write_text(json.dumps(HERE))
     places = {"REMOTE_HOSTS": str(tmp_path / "hosts.yml"), "REMOTE_OPTIONS": str(tmp_path / "options.yml"), "REMOTE_SOURCE": str(TREE)}

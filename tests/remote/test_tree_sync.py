@@ -58,7 +58,7 @@ def test_edits_arrive_and_nothing_else(lab: Lab, play: Player, tree: kube_trees.
 
     predicted = sync("--check")
     assert predicted.changed("plain") == 1
-    assert host.sh("ls -A /root/.cache/nodeforge 2>/dev/null || true") == ""
+    assert host.sh("ls -A /root/.cache/nodeforge/synced 2>/dev/null || true") == ""
     first = sync()
     path = first.facts["plain"]
     assert first.changed("plain") == 1
