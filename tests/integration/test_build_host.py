@@ -293,6 +293,9 @@ def test_an_ordinary_user_is_told_of_the_docker_group(play: t.Callable[..., Play
     home = pathlib.Path(tempfile.mkdtemp(prefix="nf-home-", dir="/var/tmp"))
     os.chown(home, 65534, 65534)
     env = {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "ANSIBLE_HOME": str(home / "ansible"), "ANSIBLE_REMOTE_TMP": str(home / "tmp")}
+    # which only they need, and which is not what is lacking here
+    (home / "newuidmap").touch(0o755)
+    env["PATH"] = f"{home}:{os.environ['PATH']}"
     try:
         ended = play(prefix=nobody, env=env, build_host_tools={})
         assert ended.rc != 0

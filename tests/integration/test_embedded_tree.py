@@ -209,6 +209,7 @@ def test_made_anew_only_without_edits(play: t.Callable[..., Play], copy: pathlib
     assert anew.changed
     assert stamp.read_text() == fresh
     assert (copy / "_output" / "kept").is_file()  # so the next compile only links what changed
+    assert "NODEFORGE_IMAGE := " in (copy / "hack" / "nodeforge.mk").read_text()
     assert [p.name for p in copy.parent.iterdir()] == ["copy"]
 
 
