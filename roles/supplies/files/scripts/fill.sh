@@ -4,17 +4,16 @@
 #
 # Makes another image of the base image, whose containerd has all images of a layout: a layer that every node image can stand on.
 # Nothing of the base is run.
-# usage: fill.sh BASE REF PLATFORM LAYOUT STORE_TOOL IMAGE...
+# usage: fill.sh BASE REF PLATFORM SET STORE_TOOL
 set -eu
-base=$1 ref=$2 platform=$3 layout=$4 tool=$5
-shift 5
+base=$1 ref=$2 platform=$3 layout=$4/layout images=$4/images.json tool=$5
 
 die() {
   printf 'fill: %s\n' "$*" >&2
   exit 1
 }
 container=
-work=$(mktemp -d "$layout/../fill.XXXXXX")
+work=$(mktemp -d "${images%/*}.fill.XXXXXX")
 clean() {
   rm -rf "$work"
   [ -z "$container" ] || docker rm -f "$container" >/dev/null
@@ -23,12 +22,13 @@ trap clean EXIT
 trap 'exit 130' INT TERM HUP
 
 names= held=
-for image; do
+# one line: each reference with its digest
+for image in $(tr ',' '\n' <"$images" | sed -n 's/^{*"\([^"]*\)":".*/\1/p'); do
   names="$names${names:+,}\"$image\":\"$image\"" held="$held${held:+,}$image"
 done
 mkdir "$work/store"
 printf '{"Platform":"%s","Pin":true,"Sources":[{"Layout":"%s","Names":{%s}}]}' "$platform" "$layout" "$names" |
-  "$tool" import "$work/store" >/dev/null || die "the add-ons in $layout are damaged: delete its parent directory and run again"
+  "$tool" import "$work/store" >/dev/null || die "the add-ons in $layout are damaged: delete ${images%/*} and run again"
 container=$(docker create --platform "$platform" --network none "$base") ||
   die "the container engine makes no container of $base: is it running, and is there room on its disk?"
 if ! { tar -C "$work/store" --owner=0 --group=0 --numeric-owner --transform 's,^\.,containerd,' -c . | docker cp - "$container:/var/lib" &&
