@@ -402,7 +402,8 @@ class Image:
             "ref": self.ref,
             "action": self.action,
             "digest": self.content.digest if self.content else "unknown",
-            "size": self.content.size if self.content else None,
+            # of one that lies in a lower layer it is not known
+            "size": (self.content.size or None) if self.content else None,
         }
         if self.attempts:
             known["attempts"] = self.attempts

@@ -1210,6 +1210,7 @@ def test_what_a_lower_layer_has_is_left_there(
         made = run_module("ctr_image_pull", args, diff=True)
         assert made["changed"] and actions(made) == come and status(upper) == "created"
         digests = {image["ref"]: image["digest"] for image in made["images"]}
+        assert all((image["size"] is None) == (image["action"] == "present") for image in made["images"])
         assert made["diff"]["before"]["images"][KUBE_PROXY]["digest"] == below[KUBE_PROXY]["digest"] != digests[KUBE_PROXY]
         assert digests[PAUSE] == below[PAUSE]["digest"] and digests["example.com/b:1"] == below["example.com/b:1"]["digest"]
         new = blobs(upper)
