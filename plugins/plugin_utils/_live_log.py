@@ -195,7 +195,8 @@ class LiveLogActionBase(ActionBase):
         handle, alive = tempfile.mkstemp(prefix="nodeforge-")
         os.close(handle)
         over = threading.Event()
-        watch = threading.Thread(target=self._read_beside, args=(_Shown(progress, self._show), alive, over), daemon=True)
+        shown = _Shown(progress, self._show)
+        watch = threading.Thread(target=self._read_beside, args=(shown, alive, over), daemon=True)
         result: dict[str, t.Any] | None = None
         try:
             with _signals_raise():
@@ -210,11 +211,15 @@ class LiveLogActionBase(ActionBase):
                     watch.join()
         except _Interrupted as e:
             os.kill(os.getpid(), e.number)  # now Ansible's own handler, which ends this process
+        log = (result or {}).get("log_path")
+        if result and log and (shown.about or "rc" in result):
+            with contextlib.suppress(OSError), open(log, encoding="utf-8", errors="replace") as file:
+                shown.rest(log, lambda line_number: list(itertools.islice(file, line_number - 1, None)))
         return result or {"failed": True, "msg": "The task was interrupted."}
 
     @staticmethod
     def _read_beside(shown: _Shown, alive: str, over: threading.Event) -> None:
-        parent, log = os.getppid(), ""
+        parent = os.getppid()
         while not over.wait(INTERVAL[0]) and os.getppid() == parent:
             # nothing is said yet, or it is over
             with contextlib.suppress(OSError, ValueError):
@@ -223,9 +228,6 @@ class LiveLogActionBase(ActionBase):
                     log, note = file.read().splitlines()[:2]
                 with open(log, encoding="utf-8", errors="replace") as file:
                     shown.take([log, note], shown.read(file))
-        if log:
-            with contextlib.suppress(OSError), open(log, encoding="utf-8", errors="replace") as file:
-                shown.rest(log, lambda line_number: list(itertools.islice(file, line_number - 1, None)))
 
     def _follow(self, progress: str, task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
         directory = self._remote_expand_user(self.get_shell_option("async_dir", default="~/.ansible_async"))
