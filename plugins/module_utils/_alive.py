@@ -15,28 +15,34 @@ import time
 ALIVE_VARIABLE = "NODEFORGE_ALIVE"
 # Set for a run that is to end where it would take long, so that another one can be watched.
 QUICK_VARIABLE = "NODEFORGE_QUICK"
-# The action plugin touches it as long as it waits; empty where a module runs without that plugin.
-FILE = os.environ.get(ALIVE_VARIABLE, "")
-# Whether to end where it would take long.
-QUICK = bool(os.environ.get(QUICK_VARIABLE))
 # How long a module goes on when nobody does.
 PATIENCE = 120
 # A job is by itself what a module beside Ansible becomes here: what ends a terminal or is typed there is for those who wait to hand on.
-if FILE:
+if os.environ.get(ALIVE_VARIABLE):
     with contextlib.suppress(OSError):
         os.setsid()
 
 
+def _file() -> str:
+    """The action plugin touches it as long as it waits; empty where a module runs without that plugin."""
+    return os.environ.get(ALIVE_VARIABLE, "")
+
+
+def quick() -> bool:
+    """Whether to end where it would take long."""
+    return bool(os.environ.get(QUICK_VARIABLE))
+
+
 def announce(log_path: str, note: str = "") -> None:
     """Tells where the log is, which must exist, and something to show at once. The file is never made anew: gone means that nobody waits."""
-    if FILE:
-        with contextlib.suppress(FileNotFoundError), open(FILE, "r+", encoding="utf-8") as file:
+    if alive := _file():
+        with contextlib.suppress(FileNotFoundError), open(alive, "r+", encoding="utf-8") as file:
             file.write(f"{log_path}\n{note}\n")
             file.truncate()
 
 
 class Long(Exception):
-    """The module would take long from here on; with QUICK its result is no more than that, and it is run again."""
+    """The module would take long from here on; with quick() its result is no more than that, and it is run again."""
 
 
 def abandoned(lasting: bool = False) -> bool:
@@ -44,9 +50,9 @@ def abandoned(lasting: bool = False) -> bool:
 
     What is lasting goes on when whoever waited was lost, for the next one who comes. It ends only with those who say so, by removing the file.
     """
-    if FILE:
+    if alive := _file():
         try:
-            return time.time() - os.stat(FILE).st_mtime > PATIENCE and not lasting
+            return time.time() - os.stat(alive).st_mtime > PATIENCE and not lasting
         except OSError:
             return True
     poll = select.poll()
@@ -56,6 +62,6 @@ def abandoned(lasting: bool = False) -> bool:
 
 def done() -> None:
     """The module's end; the plugin asks for its result then."""
-    if FILE:
+    if alive := _file():
         with contextlib.suppress(OSError):
-            os.unlink(FILE)
+            os.unlink(alive)

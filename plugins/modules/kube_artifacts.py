@@ -507,7 +507,7 @@ class KubeArtifacts:
         what = f'The archive of {self.source}' if self.source.kind != "path" else f'The archive "{self.source.name}"'
         facts = self._facts(directory)
         if facts is None:
-            if _alive.QUICK and not self.check:
+            if _alive.quick() and not self.check:
                 raise _alive.Long
             path = get()
             with self._lock(f"unpack-{checksum.digest[:32]}"):

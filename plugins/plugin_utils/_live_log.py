@@ -32,10 +32,10 @@ import time
 import typing as t
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.nodeforge.kind.plugins.module_utils._alive import ALIVE_VARIABLE
 from ansible_collections.nodeforge.kind.plugins.plugin_utils import _lost
+from ansible_collections.nodeforge.kind.plugins.plugin_utils._in_process import InProcessActionBase
 
 display = Display()
 
@@ -139,7 +139,7 @@ class _Shown:
             self.show(read(self.line_number if not self.about or self.about[0] == log else 1))
 
 
-class LiveLogActionBase(ActionBase):
+class LiveLogActionBase(InProcessActionBase):
     """Runs the module of the same name. The module has options C(progress) and, unless JOB_LIMIT is set, C(timeout)."""
 
     _supports_check_mode = True

@@ -11,6 +11,7 @@ import typing as t
 
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action.normal import ActionModule as NormalAction
+from ansible_collections.nodeforge.kind.plugins.plugin_utils._in_process import InProcessActionBase
 
 
 def lost(name: str, action: str, error: Exception, what: str) -> AnsibleConnectionFailure:
@@ -30,7 +31,7 @@ def explained(name: str, action: str, what: str) -> t.Iterator[None]:
         raise lost(name, action, e, what) from None
 
 
-class LostActionBase(NormalAction):
+class LostActionBase(InProcessActionBase, NormalAction):
     """Runs the module of the same name, as Ansible itself does."""
 
     WHAT = ""

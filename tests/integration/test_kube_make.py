@@ -689,9 +689,11 @@ def play(tree: Tree, options: str = "", keywords: str = "") -> str:
 """
 
 
-@pytest.fixture
-def playbook(tree: Tree, ansible_env: dict[str, str], interpreter: str) -> t.Callable[..., t.Any]:
+@pytest.fixture(params=["started", "in process"])
+def playbook(tree: Tree, ansible_env: dict[str, str], interpreter: str, request: pytest.FixtureRequest) -> t.Callable[..., t.Any]:
+    """Runs the play, with the module in a Python of its own as on other hosts, or in Ansible's as it is here."""
     path = tree.path.parent / "play.yml"
+    python = interpreter if request.param == "started" else json.dumps({"ansible_python_interpreter": sys.executable})
     command = [
         "ansible-playbook",
         "-i",
@@ -699,7 +701,7 @@ def playbook(tree: Tree, ansible_env: dict[str, str], interpreter: str) -> t.Cal
         "-c",
         "local",
         "-e",
-        interpreter,
+        python,
         str(path),
     ]
 

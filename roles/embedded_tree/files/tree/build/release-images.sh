@@ -44,15 +44,14 @@ for platform in $platforms; do
   cd "$output/dockerized/bin/$platform"
   for name in "${COMPONENTS[@]}"; do
     ref=registry.k8s.io/$name-$arch:$tag
-    inputs=("$tool")
+    inputs=("$tool" "$name")
     options=()
     if [[ $name == kube-proxy ]]; then
       inputs+=("$(proxy_base "$arch")")
       options+=(--base "$(proxy_base "$arch")")
     fi
-    # an archive whose ingredients are the same needs not be written again; a program holds the checksum of its own content
-    id=$(go tool buildid "$name") && [[ -n $id ]] && id+=:$(stat -c %s "$name") || id=$(sha256sum <"$name")
-    key="$ref $id $(sha256sum "${inputs[@]}" | cut -d' ' -f1 | paste -sd' ')"
+    # an archive whose ingredients are the files that they were needs not be written again
+    key="$ref $(stat -Lc '%n %i %s %.9Y' "${inputs[@]}" | paste -sd' ')"
     if [[ -f $images/$name.tar && $(cat "$stage/$name.key" 2>/dev/null) == "$key" ]]; then continue; fi
     printf '+++ %s: image %s\n' "$platform" "$ref" >&2
     rm -f "$stage/$name.key"
