@@ -109,7 +109,7 @@ def stand_in(engine: docker.DockerClient, name: str, node_image: str, directory:
 
 @pytest.fixture(scope="module")
 def planes(ansible_env: dict[str, str], run_module: t.Any, tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Planes]:
-    image = os.environ.get("INNER_IMAGE") or build(ansible_env).summary["image"]
+    image = os.environ.get("INNER_IMAGE") or build(ansible_env, tag="inner-loop").summary["image"]
     engine = docker.from_env(timeout=600)
     planes = Planes(engine, run_module, image, tmp_path_factory.mktemp("planes"))
     balancer = None

@@ -237,7 +237,7 @@ def tree() -> t.Iterator[pathlib.Path]:
 
 @pytest.fixture(scope="module")
 def loop(tree: pathlib.Path, ansible_env: dict[str, str], run_module: t.Any, tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Debug]:
-    image = os.environ.get("INNER_IMAGE") or build(ansible_env).summary["image"]
+    image = os.environ.get("INNER_IMAGE") or build(ansible_env, tag="inner-loop").summary["image"]
     directory = tmp_path_factory.mktemp("debug")
     loop = Debug(docker.from_env(timeout=300), run_module, image, directory)
     # kept apart from what other tests compile there: a debug build is another build of the same file

@@ -159,7 +159,7 @@ def engine() -> docker.DockerClient:
 def inner(
     ansible_env: dict[str, str], run_module: t.Any, engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
 ) -> t.Iterator[Inner]:
-    image = os.environ.get("INNER_IMAGE") or build(ansible_env).summary["image"]
+    image = os.environ.get("INNER_IMAGE") or build(ansible_env, tag="inner-loop").summary["image"]
     inner = Inner(engine, run_module, image, tmp_path_factory.mktemp("inner"))
     try:
         made = inner.cluster()
