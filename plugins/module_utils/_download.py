@@ -196,10 +196,15 @@ class Downloader:
             wait -= 1
         return attempt + 1
 
+    def close(self) -> None:
+        """Removes what was needed for the connections."""
+        if self.bundle:
+            self.bundle.close()
+
     @contextlib.contextmanager
     def _open(self, url: str, headers: dict[str, str]) -> t.Iterator[t.Any]:
         if self.ca_path and self.bundle is None:
-            self.bundle = tempfile.NamedTemporaryFile("w", suffix=".pem", encoding="utf-8")  # gone with this process
+            self.bundle = tempfile.NamedTemporaryFile("w", suffix=".pem", encoding="utf-8")  # gone with close()
             self.bundle.write(authorities(self.ca_path))
             self.bundle.flush()
         # no encoding on the way: what is counted and continued is the file itself

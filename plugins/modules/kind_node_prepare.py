@@ -972,8 +972,9 @@ class NodePreparer:
 
     def _watch(self, container: str, owner: int) -> None:
         """Runs in a process of its own, to which signals are held back: what ends the owner may be sent to all."""
-        # the connection is the module's
+        # the connection is the module's, and all else that it or Ansible has open
         self.engine.api.close()
+        os.closerange(3, 65536)
         moment = began(owner)
         while True:
             time.sleep(GUARD_INTERVAL)

@@ -284,6 +284,7 @@ class KubeArtifacts:
                 ) from e
             raise TreeError(f'"{e.filename or self.cache}" cannot be used ({e.strerror or e}); change its permissions, or name another cache_dir.') from e
         finally:
+            self.downloader.close()
             if self.log_path:
                 os.unlink(self.log_path)
         self.result["changed"] = bool(self.result["actions"])

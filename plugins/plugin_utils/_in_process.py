@@ -5,8 +5,8 @@
 """Runs this collection's modules within the process that Ansible has made for the task, where that is the same as what it would start.
 
 Ansible packs a module and all that it imports, starts a Python for it, and that one compiles it: 0.4 s for each task, of which the work is often
-the smaller part. On this very host, by the user's own rights and with Ansible's own Python, the task's process can call the module itself: its
-arguments, its result, its warnings and its environment are the same, and the process ends with the task.
+the smaller part. On this very host, by the user's own rights and with Ansible's own Python, the task's process can call the module itself. Its
+arguments, its result, its warnings, its environment and its directory are the same, and what ends a task ends it after its clean-up.
 """
 
 from __future__ import annotations
@@ -16,19 +16,28 @@ import importlib
 import io
 import json
 import os
+import signal
 import sys
 import tempfile
 import traceback
 import typing as t
 
 from ansible import constants as C
-from ansible.module_utils import basic
-from ansible.module_utils.common.json import Direction, get_module_encoder
 from ansible.plugins.action import ActionBase
 from ansible.release import __version__
 
-# With it comes the Docker SDK, once for all tasks of a play: their processes are forks of the one that reads this.
-from ansible_collections.nodeforge.kind.plugins.module_utils._docker import Interrupted
+try:
+    from ansible.module_utils import _internal, basic
+    from ansible.module_utils.common import warnings
+    from ansible.module_utils.common.json import Direction, get_module_encoder
+
+    # With it comes the Docker SDK, once for all tasks of a play: their processes are forks of the one that reads this.
+    from ansible_collections.nodeforge.kind.plugins.module_utils import _docker  # noqa: F401 pylint: disable=unused-import
+except Exception:
+    # another core, or a broken SDK of this host: modules tell of it where they need it
+    READY = False
+else:
+    READY = sys.platform == "linux"
 
 COLLECTION = "nodeforge.kind."
 # How a module's arguments and result are written, as Ansible has it for all Python modules.
@@ -46,28 +55,20 @@ class InProcessActionBase(ActionBase):
         self, module_name: str | None = None, module_args: dict[str, t.Any] | None = None, *, task_vars: dict[str, t.Any] | None = None, **options: t.Any
     ) -> dict[str, t.Any]:
         name = str(module_name or self._task.resolved_action or self._task.action)
-        if not self._is_at_home(name, task_vars or {}) or any(options.values()):
+        if any(options.values()) or not self._is_at_home(name, task_vars or {}):
             return super()._execute_module(module_name=module_name, module_args=module_args, task_vars=task_vars, **options)
-        try:
-            return self._call(name, module_args, task_vars)
-        except Interrupted:
-            # cleaned up, and now what Ansible does
-            os._exit(1)
-
-    def _call(self, name: str, module_args: dict[str, t.Any] | None, task_vars: dict[str, t.Any] | None) -> dict[str, t.Any]:
-        with tempfile.TemporaryDirectory(prefix="nodeforge-module-") as directory:
-            arguments = self._task.args if module_args is None else module_args
-            self._update_module_args(name, arguments, task_vars)
+        arguments = self._task.args if module_args is None else module_args
+        self._update_module_args(module_name or self._task.action, arguments, task_vars)
+        environment: dict[str, str] = {}
+        self._compute_environment_string(environment)
+        # in a directory that Ansible removes at its end, also one that is killed
+        with _signals_later(), tempfile.TemporaryDirectory(prefix="module-", dir=C.DEFAULT_LOCAL_TMP) as directory:
             arguments["_ansible_tmpdir"] = directory
-            environment: dict[str, str] = {}
-            self._compute_environment_string(environment)
-            answer = _answer(name.removeprefix(COLLECTION), arguments, {key: str(value) for key, value in environment.items()})
+            with contextlib.chdir(self._loader.get_basedir()), _surroundings({key: str(value) for key, value in environment.items()}):
+                answer = _answer(name.removeprefix(COLLECTION), arguments)
         result = self._parse_returned_data(answer, PROFILE)
-        if isinstance(result, dict):
-            # before 2.21
-            for key in [key for key in result if key.startswith("_ansible_") and key != "_ansible_parsed"]:
-                del result[key]
-            return result
+        if isinstance(result, dict):  # before 2.21
+            return {key: value for key, value in result.items() if not key.startswith("_ansible_") or key == "_ansible_parsed"}
         result.remove_internal_keys()
         return result.as_result_dict(for_round_trip=True)
 
@@ -75,7 +76,8 @@ class InProcessActionBase(ActionBase):
         """Whether the module would be started on this host, by this user and with this Python, and nobody wants to see how."""
         task = self._task
         return (
-            name.startswith(COLLECTION)
+            READY
+            and name.startswith(COLLECTION)
             and __version__.startswith(KNOWN_CORES)
             and self._connection.transport == "local"
             and not (self._connection.become or task.async_val or task.timeout or task.delegate_to or C.DEFAULT_KEEP_REMOTE_FILES)
@@ -91,25 +93,59 @@ def _is_ours(interpreter: str) -> bool:
     )
 
 
-def _answer(name: str, arguments: dict[str, t.Any], environment: dict[str, str]) -> dict[str, t.Any]:
+@contextlib.contextmanager
+def _signals_later() -> t.Iterator[None]:
+    """Gives the signals that a module took for its own to the handlers before it: whoever sent them wants the task to end, not only the module."""
+    reader, writer = os.pipe()
+    for end in (reader, writer):
+        os.set_blocking(end, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        with contextlib.suppress(BlockingIOError):
+            came = os.read(reader, 4096)
+            for number in {signal.SIGINT, signal.SIGTERM} & {*came}:
+                os.kill(os.getpid(), number)
+        for end in (reader, writer):
+            os.close(end)
+
+
+@contextlib.contextmanager
+def _surroundings(environment: dict[str, str]) -> t.Iterator[None]:
+    """The environment of the task, and a module's idea of warnings, which are a part of its result instead of going to the terminal."""
+    before = dict(os.environ)
+    try:
+        os.environ.update(environment)
+        tempfile.tempdir = None  # it may be of the environment
+        _internal.is_controller = False
+        warnings._global_warnings.clear()
+        warnings._global_deprecations.clear()
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        tempfile.tempdir = None
+        _internal.is_controller = True
+
+
+def _answer(name: str, arguments: dict[str, t.Any]) -> dict[str, t.Any]:
     """What Ansible would have read from the module: its output, its errors and its status."""
     output, errors, status = io.StringIO(), io.StringIO(), 0
-    before = dict(os.environ)
-    os.environ.update(environment)
     encoder = get_module_encoder(PROFILE, Direction.CONTROLLER_TO_MODULE)
-    basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}, cls=encoder).encode()
-    basic._ANSIBLE_PROFILE = PROFILE
     try:
+        basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}, cls=encoder).encode()
+        basic._ANSIBLE_PROFILE = PROFILE
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
             importlib.import_module(f"ansible_collections.{COLLECTION}plugins.modules.{name}").main()
     except SystemExit as e:
         status = e.code if isinstance(e.code, int) else 1
-    except Exception:
+    except Exception as e:
+        output = io.StringIO(json.dumps({"failed": True, "msg": f"The module {COLLECTION}{name} failed: {type(e).__name__}: {e}"}))
         errors.write(traceback.format_exc())
         status = 1
     finally:
-        os.environ.clear()
-        os.environ.update(before)
         basic._ANSIBLE_ARGS = basic._ANSIBLE_PROFILE = None
     texts = {"stdout": output.getvalue(), "stderr": errors.getvalue()}
     return {"rc": status, **texts, **{f"{key}_lines": text.splitlines() for key, text in texts.items()}}

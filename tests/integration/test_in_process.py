@@ -7,11 +7,16 @@ from __future__ import annotations
 import getpass
 import json
 import pathlib
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 import typing as t
 
 import pytest
+from conftest import ROOT
 from kube_trees import KubeTree
 
 MAKEFILE = """
@@ -44,7 +49,9 @@ def play(env: dict[str, str], directory: pathlib.Path, tasks: list[dict[str, t.A
     (directory / "play.yml").write_text(json.dumps(document))
     own = json.dumps({"ansible_python_interpreter": sys.executable})
     command = ["ansible-playbook", "-i", "localhost,", "-e", own, *options, str(directory / "play.yml")]
-    run = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
+    elsewhere = directory / "elsewhere"
+    elsewhere.mkdir(exist_ok=True)
+    run = subprocess.run(command, cwd=elsewhere, env=env, capture_output=True, text=True, check=False, timeout=120)
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout, json.loads((directory / "kept").read_text())
 
@@ -67,6 +74,8 @@ def test_same_answers(ansible_env: dict[str, str], tmp_path: pathlib.Path, tree:
         {"nodeforge.kind.kube_make": make, "environment": {"GOFLAGS": "-buildvcs=false"}},
         {"nodeforge.kind.kube_make": make, "no_log": True},
         {"nodeforge.kind.kube_make": {**make, "targets": ["talk"], "environment": {"STATUS": "3"}}},
+        # beside the playbook, wherever it was called
+        {"nodeforge.kind.kube_make": {**make, "tree": "tree"}},
         {"nodeforge.kind.kube_make": {"tree": str(tree.path), "targts": ["all"]}},
         {"nodeforge.kind.docker_commit": {"container": "nodeforge-none", "repository": "nodeforge-none", "tag": "x"}},
         {"nodeforge.kind.kind_cluster": {"name": "nodeforge-none", "state": "absent"}},
@@ -77,7 +86,9 @@ def test_same_answers(ansible_env: dict[str, str], tmp_path: pathlib.Path, tree:
         output, results = play(ansible_env, tmp_path, tasks, "-e", json.dumps({"nodeforge_in_process": here}), *options)
         seen.append((output, without_times(results)))
     assert seen[0][1] == seen[1][1]
-    assert [result.get("failed", False) for result in seen[0][1]] == [False, False, not options, True, not options, False]
+    shown = [re.sub(r"[0-9.]+ s\b|\"seconds\": [0-9.]+", "", output.partition("TASK [ansible.builtin.copy]")[0]) for output, _results in seen]
+    assert shown[0] == shown[1]
+    assert [result.get("failed", False) for result in seen[0][1]] == [False, False, not options, False, True, not options, False]
     assert [result["changed"] for result in seen[0][1][:2]] == [True, bool(options)]
 
 
@@ -114,3 +125,43 @@ def test_nothing_stays_of_a_task(ansible_env: dict[str, str], tmp_path: pathlib.
         logs.append(pathlib.Path(results[-1]["log_path"]).read_text())
     assert "once" in logs[0] and "once" not in logs[1]
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("progress", ["none", "summary"])
+def test_an_interrupt_ends_the_task(ansible_env: dict[str, str], tmp_path: pathlib.Path, tree: KubeTree, progress: str) -> None:
+    """Not only the module: neither the next of a loop nor another try begins."""
+    tree.write("Makefile", (tree.path / "Makefile").read_text() + "\nlazy:\n\t@mkdir -p _output; echo >>_output/times; sleep 600\n")
+    tree.commit()
+    make = {"tree": str(tree.path), "targets": ["lazy"], "params": {"N": "{{ item }}"}, "progress": progress}
+    tasks = [{"nodeforge.kind.kube_make": make, "loop": ["1", "2"], "retries": 2, "delay": 0, "until": "result is success", "register": "result"}]
+    (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}]))
+    own = json.dumps({"ansible_python_interpreter": sys.executable})
+    command = ["ansible-playbook", "-i", "localhost,", "-e", own, str(tmp_path / "play.yml")]
+    local = tmp_path / "local"
+    env = {**ansible_env, "ANSIBLE_LOCAL_TEMP": str(local)}
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    times = tree.path / "_output/times"
+    until = time.monotonic() + 60
+    while not times.exists():
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _errors = process.communicate(timeout=30)
+    assert process.returncode not in (0, None), output
+    time.sleep(2)
+    assert times.read_text() == "\n"
+    assert list(local.iterdir()) == []
+
+
+def test_a_module_that_crashes(ansible_env: dict[str, str], tmp_path: pathlib.Path) -> None:
+    """It says why, in one sentence."""
+    copy = tmp_path / "collections/ansible_collections/nodeforge/kind"
+    shutil.copytree(ROOT / "plugins", copy / "plugins")
+    for name in ("galaxy.yml", "meta"):
+        subprocess.run(["cp", "-r", str(ROOT / name), str(copy)], check=True)
+    module = copy / "plugins/modules/kube_tree_info.py"
+    module.write_text(module.read_text().replace("def main() -> None:\n", "def main() -> None:\n    raise RuntimeError('no luck today')\n", 1))
+    env = {**ansible_env, "ANSIBLE_COLLECTIONS_PATH": str(tmp_path / "collections")}
+    output, (result,) = play(env, tmp_path, [{"nodeforge.kind.kube_tree_info": {"source": str(tmp_path)}}])
+    assert result["failed"] and result["msg"] == "The module nodeforge.kind.kube_tree_info failed: RuntimeError: no luck today"
+    assert "Traceback" not in output
