@@ -37,6 +37,8 @@ import threading
 import time
 import typing as t
 
+import zstandard
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "nodeforge"
 # the images that kind v0.33.0 wants besides kubeadm's; the names are kind's, the content is ours
@@ -132,30 +134,30 @@ def supplies(name: str = OURS) -> tuple[dict[str, str], pathlib.Path, str]:
     sys.exit(f"the cache {CACHE} has no add-ons of {name}")
 
 
-@contextlib.contextmanager
-def registry(layout: pathlib.Path, directory: pathlib.Path) -> t.Iterator[str]:
-    """The add-ons, served on the loopback address."""
-    alive, port = directory / "alive", directory / "port"
-    alive.touch()
-    command = [
-        CACHE / "bin/nodeforge-image",
-        "serve",
-        "--layout",
-        layout,
-        "--address",
-        "127.0.0.1:0",
-        "--port-file",
-        port,
-    ]
-    with subprocess.Popen([*map(str, command), "--until-gone", str(alive), "--ttl", "1h"]) as server:
-        try:
-            while not (port.exists() and port.read_text().strip()):
-                if server.poll() is not None:
-                    sys.exit("the registry did not start")
-                time.sleep(0.05)
-            yield f"127.0.0.1:{port.read_text().strip()}"
-        finally:
-            alive.unlink()
+def load(layout: pathlib.Path, digest: str, tag: str, directory: pathlib.Path) -> None:
+    """Has the engine load an add-on from the layout; older engines know no zstd, so its layers go there as they are."""
+    manifest, archive = json.loads(blob(layout, digest).read_text()), directory / "addon.tar"
+    config = blob(layout, manifest["config"]["digest"])
+    layers = []
+    with tarfile.open(archive, "w") as tar:
+        for number, layer in enumerate(manifest["layers"]):
+            plain = directory / "layer"
+            with open(blob(layout, layer["digest"]), "rb") as packed, open(plain, "wb") as file:
+                zstandard.ZstdDecompressor().copy_stream(packed, file)
+            layers.append(f"{number}.tar")
+            tar.add(plain, layers[-1])
+            plain.unlink()
+        tar.add(config, "config.json")
+        text = json.dumps([{"Config": "config.json", "RepoTags": [tag], "Layers": layers}]).encode()
+        entry = tarfile.TarInfo("manifest.json")
+        entry.size = len(text)
+        tar.addfile(entry, io.BytesIO(text))
+    run("docker", "load", "-i", archive)
+    archive.unlink()
+
+
+def blob(layout: pathlib.Path, digest: str) -> pathlib.Path:
+    return layout / "blobs" / digest.replace(":", "/")
 
 
 def one_archive(images: dict[str, str], target: pathlib.Path, proxy: pathlib.Path, directory: pathlib.Path) -> None:
@@ -245,19 +247,11 @@ class Peer:
         output, parts = tree / "_output", ("dockerized/bin/linux/amd64", "release-images/amd64")
         tagged: dict[str, str] = {}
         try:
-            with registry(layout, directory) as address:
-                for ref in images:
-                    path = ref.partition("/")[2]
-                    run("docker", "pull", "-q", f"{address}/{path}")
-                    addon = next(
-                        (
-                            kinds
-                            for kinds, part in KIND_ADDONS.items()
-                            if path.rpartition("/")[2].partition(":")[0] == part
-                        ),
-                        ref,
-                    )
-                    tagged[addon] = f"{address}/{path}"
+            for ref, digest in images.items():
+                path = ref.partition("/")[2]
+                tag, part = f"nodeforge-bench/{path}", path.rpartition("/")[2].partition(":")[0]
+                load(layout, digest, tag, directory)
+                tagged[next((kinds for kinds, known in KIND_ADDONS.items() if part == known), ref)] = tag
             one_archive(tagged, directory / "all.tar", output / parts[1] / "kube-proxy.tar", directory)
         finally:
             if tagged:

@@ -76,8 +76,8 @@ func (r *recipe) check() (name.Tag, *v1.Platform, error) {
 	if !ok || os == "" || arch == "" {
 		return tag, nil, fmt.Errorf("--platform %q is not OS/ARCH, such as linux/amd64", r.platform)
 	}
-	if r.archive == "" && r.layout == "" {
-		return tag, nil, errors.New("build wants --archive, --layout or both")
+	if (r.archive == "") == (r.layout == "") {
+		return tag, nil, errors.New("build wants either --archive or --layout")
 	}
 	if len(r.bases)+len(r.files)+len(r.dirs)+len(r.links) == 0 {
 		return tag, nil, errors.New("build wants at least one of --base, --file, --dir, --link")
@@ -86,12 +86,15 @@ func (r *recipe) check() (name.Tag, *v1.Platform, error) {
 	return tag, p, err
 }
 
-// image makes one layer of each base and one of all files of ours.
+// image makes one layer of each base and one of all files of ours. An archive
+// has them as they are, as docker save does: whoever imports it packs them,
+// and every engine can load it.
 func (r *recipe) image(p *v1.Platform, blobs string) (v1.Image, error) {
 	var layers []v1.Layer
+	packed := r.layout != ""
 	seen := map[string]bool{}
 	for _, base := range r.bases {
-		l, err := writeBlob(blobs, func(w io.Writer) error { return copyRoot(w, base, seen) })
+		l, err := writeBlob(blobs, packed, func(w io.Writer) error { return copyRoot(w, base, seen) })
 		if err != nil {
 			return nil, err
 		}
@@ -109,7 +112,7 @@ func (r *recipe) image(p *v1.Platform, blobs string) (v1.Image, error) {
 		}
 	}
 	if len(own) > 0 {
-		l, err := writeBlob(blobs, func(w io.Writer) error { return own.write(w, seen) })
+		l, err := writeBlob(blobs, packed, func(w io.Writer) error { return own.write(w, seen) })
 		if err != nil {
 			return nil, err
 		}

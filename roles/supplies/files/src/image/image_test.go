@@ -18,6 +18,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 )
 
@@ -80,9 +81,14 @@ func TestBuild(t *testing.T) {
 			platform: "linux/arm64", ref: "docker.io/me/app:1.0", bases: list{base},
 			files: list{program + "=lib/program", program + "=/opt/x/y:600"}, links: list{"bin/app=/lib/program"},
 			env: list{"A=b"}, entrypoint: list{"/lib/program"}, cmd: list{"serve"}, labels: list{"l=1=2"}, stopSignal: "SIGINT",
-			archive: filepath.Join(dir, run+".tar"), layout: filepath.Join(dir, run),
+			archive: filepath.Join(dir, run+".tar"),
 		}
-		d, err := r.build()
+		if _, err := r.build(); err != nil {
+			t.Fatal(err)
+		}
+		laidOut := r
+		laidOut.archive, laidOut.layout = "", filepath.Join(dir, run)
+		d, err := laidOut.build()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -132,8 +138,20 @@ func TestBuild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := validate.Image(stored); err != nil {
-		t.Errorf("layout: %v", err)
+	packed, err := stored.Layers()
+	if err != nil || len(packed) != len(layers) {
+		t.Fatalf("got %v, %v", packed, err)
+	}
+	for i, l := range packed {
+		kind, _ := l.MediaType()
+		plain, _ := layers[i].DiffID()
+		r, err := l.Uncompressed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sum, _, err := v1.SHA256(r); err != nil || sum != plain || kind != types.OCILayerZStd {
+			t.Errorf("layer %d is %s of %s, not of %s: %v", i, kind, sum, plain, err)
+		}
 	}
 	refs, err := digests(filepath.Join(dir, "1"))
 	if err != nil || refs["docker.io/me/app:1.0"] != made[0] {
@@ -151,7 +169,7 @@ func TestBuildRefuses(t *testing.T) {
 	for want, change := range map[string]func(*recipe){
 		`--ref "app"`:           func(r *recipe) { r.ref = "app" },
 		`--platform "amd64"`:    func(r *recipe) { r.platform = "amd64" },
-		"--archive, --layout":   func(r *recipe) { r.archive = "" },
+		"--archive or --layout": func(r *recipe) { r.archive = "" },
 		"no such file":          func(r *recipe) { r.files = list{dir + "/absent=a"} },
 		"is not a regular file": func(r *recipe) { r.files = list{dir + "=a"} },
 		`mode "9"`:              func(r *recipe) { r.files = list{text + "=a:9"} },

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -24,6 +25,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
@@ -283,7 +285,89 @@ func (s *store) read(ctx context.Context, from source) ([]v1.Descriptor, content
 	if err := json.Unmarshal(b, &index); err != nil {
 		return nil, nil, err
 	}
+	for i, d := range index.Manifests {
+		if index.Manifests[i], err = s.pack(ctx, d); err != nil {
+			return nil, nil, err
+		}
+	}
 	return index.Manifests, s.files, nil
+}
+
+// pack has the layers of an image compressed that a docker archive holds as
+// they are: that is less to commit, to ship and to keep. An image that brings
+// a manifest of its own is left alone, for it may be known by its digest.
+func (s *store) pack(ctx context.Context, d v1.Descriptor) (v1.Descriptor, error) {
+	if d.MediaType != images.MediaTypeDockerSchema2Manifest {
+		return d, nil
+	}
+	b, err := content.ReadBlob(ctx, s.files, d)
+	if err != nil {
+		return d, err
+	}
+	var m v1.Manifest
+	if err := json.Unmarshal(b, &m); err != nil {
+		return d, err
+	}
+	m.MediaType, m.Config.MediaType = v1.MediaTypeImageManifest, v1.MediaTypeImageConfig
+	packed := 0
+	for i, l := range m.Layers {
+		switch l.MediaType {
+		case images.MediaTypeDockerSchema2Layer:
+			if m.Layers[i], err = s.packed(ctx, l); err != nil {
+				return d, err
+			}
+			packed++
+		case images.MediaTypeDockerSchema2LayerGzip:
+			m.Layers[i].MediaType = v1.MediaTypeImageLayerGzip
+		default:
+			return d, nil
+		}
+	}
+	if packed == 0 {
+		return d, nil
+	}
+	if b, err = json.Marshal(m); err != nil {
+		return d, err
+	}
+	d.MediaType, d.Digest, d.Size = m.MediaType, digest.FromBytes(b), int64(len(b))
+	err = content.WriteBlob(ctx, s.files, d.Digest.String(), bytes.NewReader(b), d)
+	return d, err
+}
+
+// packed writes a layer once more, compressed, and tells of that.
+func (s *store) packed(ctx context.Context, l v1.Descriptor) (_ v1.Descriptor, err error) {
+	ra, err := s.files.ReaderAt(ctx, l)
+	if err != nil {
+		return l, err
+	}
+	defer ra.Close()
+	w, err := content.OpenWriter(ctx, s.files, content.WithRef("zstd-"+l.Digest.String()))
+	if err != nil {
+		return l, err
+	}
+	defer w.Close()
+	size := counter(0)
+	z, err := zstd.NewWriter(io.MultiWriter(w, &size))
+	if err != nil {
+		return l, err
+	}
+	_, err = io.Copy(z, io.NewSectionReader(ra, 0, ra.Size()))
+	if err = errors.Join(err, z.Close()); err != nil {
+		return l, err
+	}
+	l = v1.Descriptor{MediaType: v1.MediaTypeImageLayerZstd, Digest: w.Digest(), Size: int64(size)}
+	if err := w.Commit(ctx, l.Size, l.Digest); err != nil && !errdefs.IsAlreadyExists(err) {
+		return l, err
+	}
+	return l, nil
+}
+
+// A counter is what went by.
+type counter int64
+
+func (c *counter) Write(p []byte) (int, error) {
+	*c += counter(len(p))
+	return len(p), nil
 }
 
 // name has an image of that name.

@@ -10,12 +10,16 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 func sum(b []byte) string { return fmt.Sprintf("%x", sha256.Sum256(b)) }
@@ -99,6 +103,36 @@ func imported(t *testing.T, root string, w wanted) (map[string]told, error) {
 	return come, nil
 }
 
+// layerOf reads the layer of an image with one, and whether it was packed.
+func layerOf(t *testing.T, s *store, name string) (packed bool, plain []byte) {
+	t.Helper()
+	ctx := namespaces.WithNamespace(context.Background(), "k8s.io")
+	img, err := s.images.Get(ctx, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := content.ReadBlob(ctx, s.files, img.Target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m v1.Manifest
+	if err := json.Unmarshal(b, &m); err != nil || len(m.Layers) != 1 {
+		t.Fatalf("got %s, %v", b, err)
+	}
+	if b, err = content.ReadBlob(ctx, s.files, m.Layers[0]); err != nil {
+		t.Fatal(err)
+	}
+	r, err := compression.DecompressStream(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err = io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.Layers[0].MediaType == v1.MediaTypeImageLayerZstd && r.GetCompression() == compression.Zstd, plain
+}
+
 func TestImport(t *testing.T) {
 	root := t.TempDir()
 	dir, _ := laidOut(t, "docker.io/me/b:1", "arm64")
@@ -130,6 +164,12 @@ func TestImport(t *testing.T) {
 	}
 	if l := layer("docker.io/me/b:1"); come["docker.io/me/b:1"].Config != "sha256:"+sum(config(l, "arm64")) {
 		t.Errorf("another configuration: %+v", come)
+	}
+	for name, want := range map[string][]byte{"docker.io/me/a:1": layer("docker.io/me/a-arm64:1"), "docker.io/me/b:1": layer("docker.io/me/b:1")} {
+		packed, got := layerOf(t, s, name)
+		if packed != (name == "docker.io/me/a:1") || !bytes.Equal(got, want) {
+			t.Errorf("%s: the layer has %d bytes, not %d, packed %v", name, len(got), len(want), packed)
+		}
 	}
 	// a manifest, a configuration and a layer each, and nothing else
 	blobs, _ := filepath.Glob(filepath.Join(root, "io.containerd.content.v1.content/blobs/sha256/*"))
