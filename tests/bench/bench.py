@@ -11,7 +11,8 @@ Every figure is the median of the runs. They go to docs/benchmarks.json, docs/be
 
 --cold builds with empty caches in a temporary directory instead, as on a fresh machine (no kind beside it).
 --inner-loop edits one line of a component and has the change run: by a swap in the running cluster, and by kind build node-image, the old
-cluster's end and a new cluster. Compiling counts on both sides; what it takes by itself is measured beside.
+cluster's end and a new cluster. Compiling counts on both sides; what it takes by itself is measured beside. The table goes to
+docs/benchmarks-inner-loop.md.
 --remote measures build hosts and other platforms, see fleet.py; its table goes to docs/benchmarks-remote.md.
 """
 
@@ -436,19 +437,23 @@ class Clusters:
 
 
 def inner_loop(runs: int) -> None:
-    """From an edit to all nodes of a cluster that run it."""
+    """From an edit to all nodes of a cluster that run it; writes docs/benchmarks-inner-loop.md."""
+    lines = ["| work | ours | kind | kind / ours | at most |", "|---|---|---|---|---|"]
+
+    def row(work: str, ours: list[float], kinds: list[float], limit: float | None) -> None:
+        ratio = statistics.median(theirs / own for own, theirs in zip(ours, kinds))
+        most = "–" if limit is None else f"{limit:.1f} s"
+        lines.append(f"| {work} | {statistics.median(ours):.1f} s | {statistics.median(kinds):.1f} s | {ratio:.1f} | {most} |")
+        print(lines[-1], flush=True)
+
     with scratch() as directory:
         tree = Tree(directory)
         peer = Peer(directory, tree.path, compiles=True)
         peer.build()
         clusters = Clusters(directory)
         try:
-            booted = [clusters.create(image) for image in (OURS, PEER)]
-            print(
-                f"{'cluster of two nodes until all are Ready: ours, of kind':<58} {booted[0]:8.1f} s, {booted[1]:.1f} s",
-                flush=True,
-            )
-            for component in ("kubelet", "kube-scheduler"):
+            row("a cluster of two nodes, until all are Ready", *([clusters.create(image)] for image in (OURS, PEER)), 30)
+            for component, more in (("kubelet", 4), ("kube-scheduler", 8)):
                 compiled, ours, kinds = [], [], []
                 for dummy in range(runs):
                     tree.edit(component)
@@ -471,16 +476,30 @@ def inner_loop(runs: int) -> None:
                     clusters.delete(PEER)
                     clusters.create(PEER)
                     kinds.append(time.monotonic() - began)
-                show(f"{component}: one line edited, make all WHAT=cmd/{component}", compiled)
-                show(f"{component}: one line edited -> it runs on all its nodes", ours)
-                show("  beyond the compile", [own - made for own, made in zip(ours, compiled)])
-                show(f"{component}: kind build, delete, create", kinds)
-                show("  beyond the compile", [peers - made for peers, made in zip(kinds, compiled)])
-                show("ratio kind / ours, pair by pair", [peers / own for peers, own in zip(kinds, ours)], "x")
+                compile_ = statistics.median(compiled)
+                row(f"one line of {component} edited, until it runs on all its nodes", ours, kinds, compile_ + more)
+                beyond = ([whole - made for whole, made in zip(side, compiled)] for side in (ours, kinds))
+                row(f"the same beyond the compile of {compile_:.1f} s, which both need", *beyond, more)
         finally:
             for image in (OURS, PEER):
                 clusters.delete(image)
             run("docker", "rmi", "-f", OURS, PEER)
+    page("benchmarks-inner-loop", RUNS=counted(runs), TABLE="\n".join(lines))
+
+
+def counted(runs: int) -> str:
+    return "1 run" if runs == 1 else f"{runs} runs"
+
+
+def page(name: str, **values: str) -> None:
+    """Fills a template of this directory in and puts it into docs/."""
+    engine = run("docker", "version", "--format", "{{.Server.Version}}").strip()
+    values["MACHINE"] = f"{os.cpu_count()} processors, Docker {engine}, load {os.getloadavg()[0]:.1f} at the end"
+    values["DATE"] = datetime.date.today().isoformat()
+    text = (ROOT / f"tests/bench/{name}.md.in").read_text()
+    for key, value in values.items():
+        text = text.replace(f"@{key}@", value)
+    (ROOT / f"docs/{name}.md").write_text(text)
 
 
 class Row:
@@ -718,27 +737,14 @@ class Whole:
                 if all(name in run_ for run_ in seen)
             }
             phases.append(f"- {side}: " + ", ".join(f"{name} {value:.1f} s" for name, value in medians.items()))
-        engine = run("docker", "version", "--format", "{{.Server.Version}}").strip()
-        machine = f"{os.cpu_count()} processors, Docker {engine}, load {os.getloadavg()[0]:.1f} at the end"
-        runs = "1 run" if self.runs == 1 else f"{self.runs} runs"
-        text = (ROOT / "tests/bench/benchmarks.md.in").read_text()
-        for name, value in {
-            "DATE": datetime.date.today().isoformat(),
-            "RUNS": runs,
-            "MACHINE": machine,
-            "TABLE": table,
-            "CHART": "\n".join(chart),
-            "PHASES": "\n".join(phases),
-        }.items():
-            text = text.replace(f"@{name}@", value)
-        (ROOT / "docs/benchmarks.md").write_text(text)
+        page("benchmarks", RUNS=counted(self.runs), TABLE=table, CHART="\n".join(chart), PHASES="\n".join(phases))
         readme = (ROOT / "README.md").read_text()
         begin, end = "<!-- make bench writes from here -->\n", "<!-- to here -->"
         if begin not in readme or end not in readme:
             sys.exit("README.md has no place for the figures")
         head, rest = readme.split(begin)
         (ROOT / "README.md").write_text(
-            f"{head}{begin}{table}\n\nMedians of {runs} of each side; {machine}.\n{end}{rest.partition(end)[2]}"
+            f"{head}{begin}{table}\n\nMedians of {counted(self.runs)} of each side, on {os.cpu_count()} processors.\n{end}{rest.partition(end)[2]}"
         )
         print(table)
 

@@ -10,7 +10,6 @@ containerd, emulated by qemu-user, imports the same images, with the same binari
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import pathlib
@@ -24,7 +23,7 @@ import typing as t
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1]), str(pathlib.Path(__file__).resolve().parents[1] / "integration")]
 
 import small_base
-from bench import CACHE, EDITS, ROOT, play, run, scratch, supplies
+from bench import CACHE, EDITS, counted, page, play, run, scratch, supplies
 from remote.conftest import HERE, Player, note, supplied
 from remote.lab import Lab, Relay
 
@@ -189,10 +188,5 @@ def measure(runs: int) -> None:
     with scratch() as directory:
         figures = [*foreign(runs), *hosts_of_the_lab(directory, runs)]
     lines = ["| work | ours | beside | ours / beside | at most |", "|---|---|---|---|---|", *(figure.row() for figure in figures)]
-    machine = f"{os.cpu_count()} processors, Docker {run('docker', 'version', '--format', '{{.Server.Version}}').strip()}"
-    text = (ROOT / "tests/bench/benchmarks-remote.md.in").read_text()
-    values = {"DATE": datetime.date.today().isoformat(), "RUNS": "1 run" if runs == 1 else f"{runs} runs", "MACHINE": machine, "TABLE": "\n".join(lines)}
-    for name, value in values.items():
-        text = text.replace(f"@{name}@", value)
-    (ROOT / "docs/benchmarks-remote.md").write_text(text)
+    page("benchmarks-remote", RUNS=counted(runs), TABLE="\n".join(lines))
     print("\n".join(lines))
