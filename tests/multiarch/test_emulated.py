@@ -9,6 +9,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tarfile
 import typing as t
 
 import docker
@@ -292,16 +293,15 @@ def compared(one: Built, other: Built, by_containerd: bool = False) -> dict[t.An
     mine, my_database = files(one.archive)
     others, other_database = files(other.archive)
     tables = [records(my_database), records(other_database)]
+    found = {}
     if by_containerd:
+        # it leaves the layers of an archive as they are, while ours compresses them: an image's configuration tells what is in its layers
+        found = differences(*(contents(built.archive, table) for built, table in zip((one, other), tables)))
+        mine = {path: file for path, file in mine.items() if not path.startswith(BLOBS)}
         others = {path: file for path, file in others.items() if path in mine or not path.startswith(OF_CONTAINERD)}
         # its view of an image: named by its configuration, too, and with what the archive said of it
         tables = [{name: value for name, value in table.items() if not OF_RUN.intersection(name) and not about_digest(name)} for table in tables]
-        lists = {name[4] for name in tables[1].keys() - tables[0].keys() if name[2:4] == (b"content", b"blob")}
-        assert len(lists) <= len(images_of(tables[0]))
-        tables[1] = {name: value for name, value in tables[1].items() if name[4:5] == () or name[4] not in lists}
-        blobs = {f"{BLOBS}/{digest.decode().replace(':', '/')}" for digest in lists}
-        others = {path: file for path, file in others.items() if path not in blobs}
-    found = {**differences(mine, others), **differences(*tables), **differences(told(one.image), told(other.image))}
+    found |= {**differences(mine, others), **differences(*tables), **differences(told(one.image), told(other.image))}
     for name, (first, second) in found.items():
         print(name, first, second, sep="\n  ")
     print(f"{len(mine)} files, {len(tables[0])} records of containerd and what the image says of itself compared, {len(found)} differ")
@@ -309,9 +309,23 @@ def compared(one: Built, other: Built, by_containerd: bool = False) -> dict[t.An
     return found
 
 
+def contents(archive: pathlib.Path, table: dict[tuple[bytes, ...], bytes]) -> dict[bytes, str]:
+    """The digest of each image's configuration, by the image's name, where all of the image is there."""
+    found = {}
+    with tarfile.open(archive) as tar:
+        for name in images_of(table):
+            if not name.startswith(b"sha256:"):
+                target = table[b"v1", b"k8s.io", b"images", name, b"target", b"digest"].decode()
+                manifest = json.loads(t.cast(t.IO[bytes], tar.extractfile(f"{BLOBS}/{target.replace(':', '/')}")).read())
+                for part in (manifest["config"], *manifest["layers"]):
+                    assert tar.getmember(f"{BLOBS}/{part['digest'].replace(':', '/')}").size == part["size"], (name, part)
+                found[name] = manifest["config"]["digest"]
+    return found
+
+
 # what a containerd that has run leaves in its directory besides content and names
 OF_CONTAINERD = ("opt/containerd", "var/lib/containerd/io.containerd.", "var/lib/containerd/tmpmounts")
-OF_RUN = {b"annotations", b"io.cri-containerd.image", b"leases"}
+OF_RUN = {b"annotations", b"io.cri-containerd.image", b"leases", b"content", b"target"}
 BLOBS = "var/lib/containerd/io.containerd.content.v1.content/blobs"
 
 

@@ -18,6 +18,7 @@ import typing as t
 import docker
 import pytest
 import small_base
+import zstandard
 from e2e.conftest import Play, build
 from small_base import ARCH, FOREIGN
 
@@ -133,7 +134,8 @@ def test_images_are_whole_and_of_the_platform(node: pathlib.Path, engine: docker
             for layer in manifest["layers"]:
                 content = node / ROOT / "io.containerd.content.v1.content/blobs" / layer["digest"].replace(":", "/")
                 assert content.stat().st_size == layer["size"], name
-                with tarfile.open(content) as archive:
+                assert layer["mediaType"].endswith("+zstd"), (name, layer)
+                with content.open("rb") as file, tarfile.open(fileobj=zstandard.ZstdDecompressor().stream_reader(file), mode="r|") as archive:
                     for member in archive:
                         head = t.cast(t.IO[bytes], archive.extractfile(member)).read(20) if member.isreg() else b""
                         assert head[:4] != b"\x7fELF" or int.from_bytes(head[18:20], "little") == MACHINE, (name, member.name)
