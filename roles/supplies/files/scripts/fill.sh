@@ -27,6 +27,8 @@ for image in $(tr ',' '\n' <"$images" | sed -n 's/^{*"\([^"]*\)":".*/\1/p'); do
   names="$names${names:+,}\"$image\":\"$image\"" held="$held${held:+,}$image"
 done
 mkdir "$work/store"
+# its mode is that which containerd gives it
+mkdir -m 700 "$work/store"
 printf '{"Platform":"%s","Pin":true,"Sources":[{"Layout":"%s","Names":{%s}}]}' "$platform" "$layout" "$names" |
   "$tool" import "$work/store" >/dev/null || die "the add-ons in $layout are damaged: delete ${images%/*} and run again"
 container=$(docker create --platform "$platform" --network none "$base") ||
