@@ -26,7 +26,6 @@ names= held=
 for image in $(tr ',' '\n' <"$images" | sed -n 's/^{*"\([^"]*\)":".*/\1/p'); do
   names="$names${names:+,}\"$image\":\"$image\"" held="$held${held:+,}$image"
 done
-mkdir "$work/store"
 # its mode is that which containerd gives it
 mkdir -m 700 "$work/store"
 printf '{"Platform":"%s","Pin":true,"Sources":[{"Layout":"%s","Names":{%s}}]}' "$platform" "$layout" "$names" |
