@@ -1145,10 +1145,11 @@ def test_a_container_that_does_not_run_is_filled(
     assert [action.replace("Imported", "Would import").partition(" from ")[0] for action in first["actions"]] == [
         action.partition(" from ")[0] for action in predicted["actions"]
     ]
-    # a containerd that runs has been given the same
-    by_ctr = {image["ref"]: image for image in pull(**args)["images"]}
-    assert {ref: image["digest"] for ref, image in by_ctr.items()} == {image["ref"]: image["digest"] for image in first["images"]}
-    assert {ref: image["size"] for ref, image in by_ctr.items()} == {image["ref"]: image["size"] for image in first["images"]}
+    # a containerd that runs has been given the same, but that it leaves plain layers of docker archives as they are
+    by_ctr, ours = ({image["ref"]: image for image in result["images"]} for result in (pull(**args), first))
+    packed = {KUBE_PROXY, "example.com/b:1"}
+    for told in ("digest", "size"):
+        assert {ref for ref in come if by_ctr[ref][told] != ours[ref][told]} == packed
 
     stopped.container.start()
     assert not run_module("ctr_image_pull", here)["changed"]
@@ -1159,7 +1160,12 @@ def test_a_container_that_does_not_run_is_filled(
         # nothing that the other one does not have, labels of its garbage collector among it
         listed = [sorted(line.split() for line in one.ctr("content", "ls").splitlines()[1:]) for one in (stopped, node)]
         contents = [{(line[0], line[1], labels) for line in lines for labels in line[-1].split(",") if "gc.ref" in labels} for lines in listed]
-        assert contents[0] <= contents[1] and contents[0]
+        more = {digest for digest, _size, _labels in contents[0] - contents[1]}
+        assert more == {ours[ref]["digest"] for ref in packed} and len(contents[0]) > len(more)
+        for ref in packed:
+            mine, others = (json.loads(one.ctr("content", "get", told[ref]["digest"])) for one, told in ((stopped, ours), (node, by_ctr)))
+            assert mine["config"]["digest"] == others["config"]["digest"]
+            assert [layer["mediaType"].rpartition("+")[2] for layer in mine["layers"]] == ["zstd"] * len(others["layers"])
 
 
 def test_one_of_another_platform_is_filled(
@@ -1218,13 +1224,15 @@ def test_what_a_lower_layer_has_is_left_there(
         for check in (True, False):
             again = run_module("ctr_image_pull", args, check=check)
             assert not again["changed"] and set(actions(again).values()) == {"present"} and status(upper) == "created"
-        by_ctr = pull(images=[PAUSE, ETCD], archives=args["archives"], layouts=[laid_out])["images"]
-        assert digests == {image["ref"]: image["digest"] for image in by_ctr}
+        by_ctr = {image["ref"]: image["digest"] for image in pull(images=[PAUSE, ETCD], archives=args["archives"], layouts=[laid_out])["images"]}
+        assert {ref for ref in come if digests[ref] != by_ctr[ref]} == {KUBE_PROXY, "example.com/b:1"}
         with node.containerd():
-            assert new <= {digest.partition(":")[2] for digest in node.ctr("content", "ls", "-q").split()}
+            of_ctr = {digest.partition(":")[2] for digest in node.ctr("content", "ls", "-q").split()}
         container.start()
         with upper.containerd():
             assert upper.images() == dict.fromkeys(come, True)
+            packed = json.loads(upper.ctr("content", "get", digests[KUBE_PROXY]))["layers"]
+            assert new - of_ctr == {digest.partition(":")[2] for digest in (digests[KUBE_PROXY], *(layer["digest"] for layer in packed))}
             complete = [line for line in upper.ctr("images", "check").splitlines()[1:] if "complete (" in line]
             assert len([line for line in complete if not line.startswith("sha256:")]) == len(come)
         assert not run_module("ctr_image_pull", args)["changed"]
