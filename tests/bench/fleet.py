@@ -70,7 +70,8 @@ def hosts_of_the_lab(directory: pathlib.Path, runs: int) -> list[Figure]:
         player = Player(directory, {**os.environ, "ANSIBLE_CALLBACK_RESULT_FORMAT": "json", "ANSIBLE_FORCE_COLOR": "0"})
         tree = directory / "v1.37.2"
         run("rsync", "-a", "--exclude=/_output*", "--exclude=/hack/nodeforge.mk", f"{TREE}/", tree)
-        edits = 0
+        # no edit is one of an earlier run: Go would know what it gives
+        edits = int(time.time())
 
         def build(target: str) -> float:
             variables = {"target": target, "kube_source": str(tree), "node_image_tag": TAG, "preflight": False, **HERE}
