@@ -10,6 +10,7 @@ import pathlib
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -124,6 +125,11 @@ def test_nothing_stays_of_a_task(ansible_env: dict[str, str], tmp_path: pathlib.
         _output, results = play({**ansible_env, "TMPDIR": str(temporary)}, tmp_path, tasks)
         logs.append(pathlib.Path(results[-1]["log_path"]).read_text())
     assert "once" in logs[0] and "once" not in logs[1]
+    # certificates for a server that is not there, which lie in a file meanwhile
+    source = {"source": "https://127.0.0.1:1/kubernetes-server-linux-amd64.tar.gz", "ca_path": ssl.get_default_verify_paths().cafile}
+    fetch = {"nodeforge.kind.kube_artifacts": {**source, "cache_dir": str(tmp_path / "cache"), "timeout": 1}}
+    _output, (result,) = play({**ansible_env, "TMPDIR": str(temporary)}, tmp_path, [fetch])
+    assert result["failed"] and "127.0.0.1:1" in result["msg"]
     assert list(temporary.iterdir()) == []
 
 

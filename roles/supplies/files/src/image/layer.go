@@ -59,8 +59,8 @@ func (b *blob) Uncompressed() (io.ReadCloser, error) {
 }
 
 // writeBlob stores what write writes as a blob in dir, in one pass: both
-// digests are taken while the bytes go by. Packed, it is made once and is in
-// every node image: a tenth of its size less is worth seconds.
+// digests are taken while the bytes go by. What is packed is made once and is
+// in every node image, so that it is packed as well as can be.
 func writeBlob(dir string, packed bool, write func(io.Writer) error) (_ *blob, err error) {
 	f, err := os.CreateTemp(dir, ".blob-")
 	if err != nil {
