@@ -573,6 +573,10 @@ def check_version(version: str, tree: str, is_git: bool, is_shallow: bool, has_g
 Run = t.Callable[["list[str]"], "tuple[int, bytes, bytes]"]
 
 
+# Go's, which ends with a checksum of the program; it is in the first note of one.
+_BUILD_ID = re.compile(rb"[A-Za-z0-9_-]{20}(?:/[A-Za-z0-9_-]{20}){3}")
+
+
 class HashCache:
     """sha256 of files, read once as long as the file stays the same one: gigabytes are not read again in a second run."""
 
@@ -580,7 +584,8 @@ class HashCache:
         self.known = {path: list(entry) for path, entry in (known or {}).items()}
         self.used: dict[str, list[t.Any]] = {}
 
-    def sha256(self, path: str) -> str:
+    def sha256(self, path: str, made: bool = False) -> str:
+        """The digest of a file. ``made`` says that a compiler has just been asked for it: Go gives programs that it leaves as they are a new time."""
         with open(path, "rb") as file:
             before = os.fstat(file.fileno())
             identity = [before.st_size, before.st_mtime_ns, before.st_ctime_ns, before.st_ino]
@@ -588,15 +593,23 @@ class HashCache:
             if entry is not None and entry[:4] == identity:
                 self.used[path] = entry
                 return str(entry[4])
-            digest = hashlib.sha256()
-            for chunk in iter(lambda: file.read(CHUNK), b""):
-                digest.update(chunk)
+            chunk = file.read(CHUNK)
+            found = _BUILD_ID.search(chunk, 0, 32 * 1024) if chunk.startswith(b"\x7fELF") else None
+            build_id = found[0].decode() if found else ""
+            if made and build_id and entry is not None and [entry[0], entry[3], *entry[5:]] == [identity[0], identity[3], build_id]:
+                sha256 = str(entry[4])
+            else:
+                digest = hashlib.sha256()
+                while chunk:
+                    digest.update(chunk)
+                    chunk = file.read(CHUNK)
+                sha256 = digest.hexdigest()
         # A file written within the clock's last tick could be written again without a new time: then do not remember it.
         if time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) > 50_000_000:
-            self.used[path] = self.known[path] = identity + [digest.hexdigest()]
+            self.used[path] = self.known[path] = [*identity, sha256, build_id]
         else:
             self.known.pop(path, None)
-        return digest.hexdigest()
+        return sha256
 
 
 def parse_status(output: bytes) -> tuple[str, list[bytes]]:

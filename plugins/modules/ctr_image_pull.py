@@ -78,7 +78,7 @@ options:
   importer:
     description:
       - The program C(nodeforge-store) on the build host, which the role P(nodeforge.kind.supplies#role) makes. It does what
-        C(ctr images import) does, without a containerd, and compresses what a docker archive holds uncompressed (zstd).
+        C(ctr images import) does, without a containerd, and compresses what a docker archive holds uncompressed (zstd), where that makes it smaller.
       - So it can fill a container that does not run (O(nodeforge.kind.kind_node_prepare#module:start=false)), also one of another platform,
         where all images that it has not come from files of the build host (O(archives), O(layouts), O(cache_dir)).
         Otherwise such a container is started.

@@ -588,7 +588,7 @@ class KubeMake:
                         if kind == "binaries"
                         else {"ref": _tree.archive_facts(path, request.platform)}
                     )
-                    entry = {"path": path, "sha256": self.hashes.sha256(path), "size": os.path.getsize(path), **facts}
+                    entry = {"path": path, "sha256": self.hashes.sha256(path, made=strict), "size": os.path.getsize(path), **facts}
                 except (TreeError, OSError):
                     if strict:
                         raise

@@ -643,6 +643,9 @@ class Whole:
                 for dummy in range(self.runs):
                     self._assembly(tree, peer)
                 for component in ("kubelet", "kube-apiserver"):
+                    # an image made whole of what there is, so that this component alone is what differs
+                    for more in (self._anew(), []):
+                        play(*tree.options, *more)
                     for dummy in range(self.runs):
                         self._edit(component, tree, peer)
                 for dummy in range(self.runs):

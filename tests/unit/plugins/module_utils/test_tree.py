@@ -12,6 +12,7 @@ import re
 import struct
 import subprocess
 import tarfile
+import time
 import typing as t
 
 import pytest
@@ -512,6 +513,35 @@ def test_hash_cache(tmp_path: pathlib.Path) -> None:
         other = list(identity)
         other[position] += 1
         assert _tree.HashCache({str(path): other + ["known"]}).sha256(str(path)) != "known"
+
+
+def test_hash_cache_of_what_go_leaves_as_it_is(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "program"
+    build_id = b"/".join(letter * 20 for letter in (b"a", b"b", b"c", b"d"))
+    program = b"\x7fELF" + build_id + b"one"
+    cache = _tree.HashCache()
+
+    def ask(made: bool = False) -> str:
+        time.sleep(0.06)  # one that is too new is not remembered
+        answer = cache.sha256(str(path), made)
+        # this wrong sum proves it if the file is not read
+        cache.known[str(path)][4] = "known"
+        return answer
+
+    path.write_bytes(program)
+    real = ask()
+    os.utime(path, (2, 2))
+    assert ask(made=True) == "known" == cache.used[str(path)][4]
+    os.utime(path, (3, 3))
+    assert ask() == real
+    path.write_bytes(program.replace(b"d", b"e"))
+    assert ask(made=True) not in ("known", real)
+    path.with_suffix(".new").write_bytes(path.read_bytes())
+    path.with_suffix(".new").rename(path)
+    assert ask(made=True) not in ("known", real)
+    for dummy in range(2):
+        path.write_bytes(b"...." + build_id + b"one")
+        assert ask(made=True) not in ("known", real)
 
 
 def test_walk(tree: str) -> None:

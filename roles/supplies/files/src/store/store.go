@@ -262,20 +262,17 @@ func (s *store) read(ctx context.Context, from source) ([]v1.Descriptor, content
 		return nil, nil, err
 	}
 	defer f.Close()
-	sum := sha256.New()
-	r := io.TeeReader(f, sum)
+	r, check := io.Reader(f), func() error { return nil }
+	if from.SHA256 != "" {
+		r, check = checked(f, from.SHA256)
+	}
 	// as files only: add tells the metadata of those that are new
 	top, err := archive.ImportIndex(ctx, s.files, r)
+	if differs := check(); err == nil {
+		err = differs
+	}
 	if err != nil {
 		return nil, nil, err
-	}
-	if from.SHA256 != "" {
-		if _, err := io.Copy(io.Discard, r); err != nil {
-			return nil, nil, err
-		}
-		if hex.EncodeToString(sum.Sum(nil)) != from.SHA256 {
-			return nil, nil, errors.New("its content is not that of its sha256 any more")
-		}
 	}
 	b, err := content.ReadBlob(ctx, s.files, top)
 	if err != nil {
@@ -291,6 +288,29 @@ func (s *store) read(ctx context.Context, from source) ([]v1.Descriptor, content
 		}
 	}
 	return index.Manifests, s.files, nil
+}
+
+// checked reads the same, and afterwards tells whether all of it has that
+// checksum, which is computed beside whatever is done with what is read.
+func checked(r io.Reader, sha string) (io.Reader, func() error) {
+	theirs, ours := io.Pipe()
+	sum := make(chan string)
+	go func() {
+		h := sha256.New()
+		// as much as is read at once, so that neither waits for the other
+		_, err := io.CopyBuffer(h, theirs, make([]byte, 1<<20))
+		theirs.CloseWithError(err)
+		sum <- hex.EncodeToString(h.Sum(nil))
+	}()
+	r = io.TeeReader(r, ours)
+	return r, func() error {
+		_, err := io.Copy(io.Discard, r)
+		ours.Close()
+		if sum := <-sum; err == nil && sum != sha {
+			err = errors.New("its content is not that of its sha256 any more")
+		}
+		return err
+	}
 }
 
 // pack has the layers of an image compressed that a docker archive holds as
@@ -313,10 +333,13 @@ func (s *store) pack(ctx context.Context, d v1.Descriptor) (v1.Descriptor, error
 	for i, l := range m.Layers {
 		switch l.MediaType {
 		case images.MediaTypeDockerSchema2Layer:
-			if m.Layers[i], err = s.packed(ctx, l); err != nil {
+			m.Layers[i].MediaType = v1.MediaTypeImageLayer
+			if m.Layers[i], err = s.packed(ctx, m.Layers[i]); err != nil {
 				return d, err
 			}
-			packed++
+			if m.Layers[i].Digest != l.Digest {
+				packed++
+			}
 		case images.MediaTypeDockerSchema2LayerGzip:
 			m.Layers[i].MediaType = v1.MediaTypeImageLayerGzip
 		default:
@@ -334,20 +357,24 @@ func (s *store) pack(ctx context.Context, d v1.Descriptor) (v1.Descriptor, error
 	return d, err
 }
 
-// packed writes a layer once more, compressed, and tells of that.
+// packed writes a layer once more, compressed, and tells of that. One that
+// would not get smaller stays as it is.
 func (s *store) packed(ctx context.Context, l v1.Descriptor) (_ v1.Descriptor, err error) {
 	ra, err := s.files.ReaderAt(ctx, l)
 	if err != nil {
 		return l, err
 	}
 	defer ra.Close()
+	if small, err := shrinks(ra); err != nil || !small {
+		return l, err
+	}
 	w, err := content.OpenWriter(ctx, s.files, content.WithRef("zstd-"+l.Digest.String()))
 	if err != nil {
 		return l, err
 	}
 	defer w.Close()
 	size := counter(0)
-	z, err := zstd.NewWriter(io.MultiWriter(w, &size))
+	z, err := zstd.NewWriter(io.MultiWriter(w, &size), zstd.WithEncoderLevel(zstd.SpeedFastest))
 	if err != nil {
 		return l, err
 	}
@@ -360,6 +387,28 @@ func (s *store) packed(ctx context.Context, l v1.Descriptor) (_ v1.Descriptor, e
 		return l, err
 	}
 	return l, nil
+}
+
+// shrinks tells from samples all over it whether a layer gets smaller by a
+// tenth at least: media, archives and noise do not.
+func shrinks(ra content.ReaderAt) (bool, error) {
+	const samples, size = 8, 32 << 10
+	step := ra.Size() / samples
+	if step < size {
+		return true, nil // packing it is no more work than asking
+	}
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return false, err
+	}
+	plain, small := make([]byte, size), 0
+	for i := range int64(samples) {
+		if _, err := ra.ReadAt(plain, i*step); err != nil {
+			return false, err
+		}
+		small += len(z.EncodeAll(plain, nil))
+	}
+	return small < samples*size*9/10, nil
 }
 
 // A counter is what went by.

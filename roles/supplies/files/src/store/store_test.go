@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,7 +42,11 @@ func config(layer []byte, arch string) []byte {
 // archived writes an image as docker save does and returns the file's path.
 func archived(t *testing.T, name, arch string) string {
 	t.Helper()
-	l := layer(name)
+	return saved(t, name, arch, layer(name))
+}
+
+func saved(t *testing.T, name, arch string, l []byte) string {
+	t.Helper()
 	c := config(l, arch)
 	tags := `null`
 	if name != "" {
@@ -176,6 +181,35 @@ func TestImport(t *testing.T) {
 	left, _ := filepath.Glob(filepath.Join(root, "io.containerd.content.v1.content/ingest/*"))
 	if len(blobs) != 9 || len(left) != 0 {
 		t.Errorf("%d blobs, and %v", len(blobs), left)
+	}
+}
+
+// What does not get smaller is left as it is, and so is its image.
+func TestImportLeavesNoise(t *testing.T) {
+	root, noise := t.TempDir(), make([]byte, 1<<20)
+	rand.NewChaCha8([32]byte{}).Read(noise)
+	want := map[string]bool{"docker.io/me/noise:1": false, "docker.io/me/text:1": true}
+	layers := map[string][]byte{
+		"docker.io/me/noise:1": layer(string(noise)),
+		// half of it is text
+		"docker.io/me/text:1": layer(string(noise) + strings.Repeat("All of it is said. ", 1<<20/19)),
+	}
+	w := wanted{Platform: "linux/amd64"}
+	for name, l := range layers {
+		w.Sources = append(w.Sources, source{Archive: saved(t, name, "amd64", l), Names: map[string]string{name: name}})
+	}
+	if _, err := imported(t, root, w); err != nil {
+		t.Fatal(err)
+	}
+	s, err := open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	for name, l := range layers {
+		if packed, got := layerOf(t, s, name); packed != want[name] || !bytes.Equal(got, l) {
+			t.Errorf("%s: the layer has %d bytes, not %d, packed %v", name, len(got), len(l), packed)
+		}
 	}
 }
 
