@@ -51,6 +51,7 @@ BINARY_PLACES = (
 )
 IMAGE_PLACES = (
     "release-images/{arch}",
+    "nodeforge/images/{arch}",
     "release-stage/server/linux-{arch}/kubernetes/server/bin",
     "images/{arch}",
     "images",

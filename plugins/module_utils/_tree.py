@@ -54,6 +54,8 @@ VERSION_SCRIPT = "hack/print-workspace-status.sh"
 RUN_SCRIPT = "build/run.sh"
 IMAGES = "_output/release-images"
 STATE_DIRECTORY = "_output/nodeforge"
+# of those that are written from programs
+OWN_IMAGES = f"{STATE_DIRECTORY}/images"
 # quick-release-images in its two steps, for trees whose script for it loses DBG. Variables are exported, as make would.
 DEBUG_IMAGES = """set -o errexit -o nounset -o pipefail
 for variable; do export "$variable"; done
@@ -421,9 +423,12 @@ class Request:
     builder: str = "host"
     params: dict[str, str] = field(default_factory=dict)
     features: Features = Features()
+    # writes images from the programs, where no target of the tree does
+    image_tool: str | None = None
 
     @property
     def images(self) -> bool:
+        """Whether the tree makes images."""
         return bool(IMAGE_TARGETS.intersection(self.targets))
 
     @property
@@ -450,7 +455,7 @@ class Request:
 
     @property
     def image_directory(self) -> str:
-        return os.path.join(self.tree, IMAGES, self.arch)
+        return os.path.join(self.tree, OWN_IMAGES if self.image_tool else IMAGES, self.arch)
 
     @property
     def state_directory(self) -> str:
@@ -459,7 +464,7 @@ class Request:
     @property
     def key(self) -> str:
         """Names the stamp and the log: what decides which outputs there are. What decides their content is in the stamp."""
-        where = [sorted(self.targets), sorted(self.what), self.platform, self.in_container]
+        where = [sorted(self.targets), sorted(self.what), self.platform, self.in_container, *(["images"] if self.image_tool else [])]
         return hashlib.sha256(json.dumps(where).encode()).hexdigest()[:12]
 
     def variables(self) -> dict[str, str]:
@@ -502,7 +507,15 @@ class Request:
             paths = {name: path for name, path in paths.items() if _is_elf(path)}
         return {name: path for name, path in paths.items() if os.path.isfile(path)}
 
+    def image_names(self, binaries: c.Collection[str]) -> list[str]:
+        """The images that there have to be, with these programs."""
+        return [name for name in SERVER_IMAGES if self.images or (self.image_tool and name in binaries)]
+
     def found_images(self) -> dict[str, str]:
+        """The image archives that there are now."""
+        if self.image_tool:
+            paths = {name: os.path.join(self.image_directory, f"{name}.tar") for name in self.image_names(self.found_binaries())}
+            return {name: path for name, path in paths.items() if os.path.isfile(path)}
         if not self.images:
             return {}
         try:
@@ -511,14 +524,12 @@ class Request:
             return {}
         return {name[:-4]: os.path.join(self.image_directory, name) for name in names if name.endswith(".tar")}
 
-    def missing(self, binaries: c.Container[str], images: c.Container[str]) -> list[str]:
+    def missing(self, binaries: c.Collection[str], images: c.Container[str]) -> list[str]:
         """Paths that make promised and did not leave."""
         result = [os.path.join(self.binary_directory, name) for name in self.binary_names if name not in binaries]
-        if self.images:
-            result += [
-                os.path.join(self.image_directory, f"{name}.tar") for name in SERVER_IMAGES if name not in images
-            ]
-        elif not self.what and not binaries:
+        wanted = self.image_names([*self.binary_names, *binaries])
+        result += [os.path.join(self.image_directory, f"{name}.tar") for name in wanted if name not in images]
+        if not self.images and not self.what and not binaries:
             result.append(self.binary_directory)
         return result
 
@@ -606,7 +617,7 @@ class HashCache:
                 sha256 = digest.hexdigest()
         # A file written within the clock's last tick could be written again without a new time: then do not remember it.
         if time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) > 50_000_000:
-            self.used[path] = self.known[path] = [*identity, sha256, build_id]
+            self.used[path] = self.known[path] = [*identity, sha256, *([build_id] if build_id else [])]
         else:
             self.known.pop(path, None)
         return sha256

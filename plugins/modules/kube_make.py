@@ -104,6 +104,20 @@ options:
     type: list
     elements: path
     default: []
+  image_tool:
+    description:
+      - The program C(nodeforge-image), which the role P(nodeforge.kind.supplies#role) makes (C(tasks_from=tools)). With it, the images of the control
+        plane's components that are compiled are written from their programs, in seconds, by no engine and without C(buildx).
+      - Such an image has nothing but the program, that of kube-proxy also O(kube_proxy_base); V(quick-release-images) of Kubernetes itself takes bases
+        from a registry.
+      - For targets that make no images of their own.
+    type: path
+    version_added: 1.1.0
+  kube_proxy_base:
+    description:
+      - The root file system with iptables and nft below kube-proxy's program in its image, a tar archive for the platform. The same tasks make one.
+    type: path
+    version_added: 1.1.0
   rebuild:
     description:
       - V(auto) runs C(make) only when something changed since the stamp was written, V(always) in any case.
@@ -167,6 +181,12 @@ EXAMPLES = r"""
     timeout: 10800
   register: build
 
+- name: Compile the scheduler and write its image without the tree's own image build
+  nodeforge.kind.kube_make:
+    tree: ~/go/src/k8s.io/kubernetes
+    what: [cmd/kube-scheduler]
+    image_tool: ~/.cache/nodeforge/bin/nodeforge-image
+
 - name: Tell what was made
   ansible.builtin.debug:
     msg: "{{ build.version }}: {{ build.outputs.binaries.kubelet.path }} and {{ build.outputs.images | length }} images"
@@ -189,7 +209,7 @@ outputs:
           debug: false
           static: true
     images:
-      description: The image archives by name, with the reference that each archive holds. Empty unless the target makes images.
+      description: The image archives by name, with the reference that each archive holds. Empty unless the target or O(image_tool) makes images.
       type: dict
       sample:
         kube-proxy:
@@ -277,6 +297,8 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._tree_host import T
 # Constant text: everything variable comes as an argument of the shell, so nothing needs quoting.
 REDIRECT = f'unset {_tree.UNSET}; log=$1; shift; exec "$@" </dev/null >"$log" 2>&1'
 GO_SETTINGS = ("GOVERSION", "GOFLAGS", "GOEXPERIMENT", "GOTOOLCHAIN", "CGO_ENABLED", "GOAMD64", "GOARM64")
+# Where kubeadm's manifests expect a component's program to be found.
+IMAGE_PATH = "PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
 SECRET_NAMES = ("TOKEN", "PASSWORD", "PASSWD", "SECRET", "CREDENTIAL", "_KEY", "APIKEY")
 KILL_AFTER = 10
 # How often a running build looks whether somebody still waits for it.
@@ -304,7 +326,10 @@ class KubeMake:
             builder=params["builder"],
             params=_tree.check_variables(params["params"], "params"),
             features=self.features,
+            image_tool=params["image_tool"] and os.path.abspath(params["image_tool"]),
         )
+        self.proxy_base = params["kube_proxy_base"] and os.path.abspath(params["kube_proxy_base"])
+        self._check_image_tool()
         self.given_environment = _tree.check_variables(params["environment"], "environment")
         self._hide_secrets()
         _tree.check_features(tree, self.features, targets, self.request.builder, self.request.debug)
@@ -322,6 +347,8 @@ class KubeMake:
         self.version_lines: dict[str, str] = {}
         self.process: t.Any = None
         self.ended_by = ""
+        # of each image that is written from a program: what it was written from
+        self.image_keys: dict[str, str] = {}
         # the outputs by path as the last build left them, before another one that was waited for; None where none was
         self.earlier: dict[str, str] | None = None
 
@@ -333,6 +360,20 @@ class KubeMake:
             secret = any(part in name.upper() for part in SECRET_NAMES) or ("://" in value and "@" in value)
             if secret and len(value) >= 6:
                 self.module.no_log_values.add(value)
+
+    def _check_image_tool(self) -> None:
+        tool, base = self.request.image_tool, self.proxy_base
+        if not tool:
+            return
+        if self.request.images:
+            raise TreeError("image_tool writes images from programs, and the target makes images, too: leave one of both out.")
+        remedy = "tasks_from=tools of the role nodeforge.kind.supplies makes it"
+        if not base and (not self.request.what or "kube-proxy" in self.request.binary_names):
+            raise TreeError(f"kube_proxy_base is missing, for kube-proxy's image needs iptables: {remedy}.")
+        for option, path, mode in (("image_tool", tool, os.X_OK), ("kube_proxy_base", base, os.R_OK)):
+            # check mode may run before what makes it
+            if path and not (os.path.isfile(path) and os.access(path, mode)) and not (self.module.check_mode and not os.path.lexists(path)):
+                raise TreeError(f'The {option} "{path}" is no {"program" if mode == os.X_OK else "readable file"} on this host: {remedy}.')
 
     # -- what has to be done --------------------------------------------------------------------------------------------
 
@@ -382,9 +423,14 @@ class KubeMake:
             "fingerprint": fingerprint,
             "version": self.version_lines["gitVersion"],
             "toolchain": self._toolchain(),
-            "inputs": _tree.inputs_digest(self.module.params["inputs"], self.hashes),
+            "inputs": self._inputs(),
             "parameters": {**request.variables(), "environment": hashlib.sha256(environment).hexdigest()},
         }
+
+    def _inputs(self) -> dict[str, str]:
+        own = [path for path in (self.request.image_tool, self.proxy_base) if self.request.image_tool and path]
+        there = [path for path in own if os.path.exists(path)]
+        return {**dict.fromkeys(own, "missing"), **_tree.inputs_digest([*self.module.params["inputs"], *there], self.hashes)}
 
     def _known_hashes(self) -> dict[str, t.Any]:
         known: dict[str, t.Any] = {}
@@ -450,6 +496,7 @@ class KubeMake:
             self._diff(before, None, wanted["version"])
             return
         self._make()
+        self._write_images(wanted, before)
         outputs = self._outputs(strict=True)
         after = {output["path"]: output["sha256"] for kind in outputs.values() for output in kind.values()}
         self.result["outputs"] = outputs
@@ -466,13 +513,61 @@ class KubeMake:
             self.module.warn(f'The sources in "{self.request.tree}" changed while they were compiled; run it again.')
             # no sources are known to give these outputs
             wanted = {**wanted, "fingerprint": ""}
-        self._write_stamp({"format": _tree.STAMP_FORMAT, **wanted, "outputs": outputs, "hashes": self.hashes.used})
+        self._write_stamp({"format": _tree.STAMP_FORMAT, **wanted, "outputs": outputs, "images": self.image_keys, "hashes": self.hashes.used})
 
     def _tell_changes(self, before: dict[str, str | None], after: dict[str, str | None]) -> None:
         for path in sorted({*before, *after}):
             if before.get(path) != after.get(path):
                 self.result["changed"] = True
                 self.result["actions"].append(f"{path} {'changed' if path in after else 'is gone'}")
+
+    def _write_images(self, wanted: dict[str, t.Any], before: dict[str, str | None]) -> None:
+        """The images of the control plane's programs, each a layer with the program; one whose ingredients are the same is left alone."""
+        request, stamp = self.request, self.stamp or {}
+        programs = request.found_binaries()
+        epoch = request.params.get("SOURCE_DATE_EPOCH") or self.host.setting("SOURCE_DATE_EPOCH")
+        for name in request.image_names(programs) if request.image_tool else []:
+            path = os.path.join(request.image_directory, f"{name}.tar")
+            ref = f"registry.k8s.io/{name}-{request.arch}:{wanted['version'].replace('+', '_')}"
+            base = self.proxy_base if name == "kube-proxy" else None
+            if not base and not _tree.elf_facts(programs[name], request.platform)["static"]:
+                raise TreeError(f'"{programs[name]}" needs a C library, which its image would not have; link it statically, or have the tree make its image.')
+            inputs = [wanted["inputs"][file] for file in (request.image_tool, base) if file]
+            key = hashlib.sha256(json.dumps([ref, self.hashes.sha256(programs[name], made=True), epoch, *inputs]).encode()).hexdigest()
+            self.image_keys[name] = key
+            written = stamp.get("outputs", {}).get("images", {}).get(name, {}).get("sha256")
+            if key == stamp.get("images", {}).get(name) and written and before.get(path) == written:
+                continue
+            command = [request.image_tool, "build", "--platform", request.platform, "--ref", ref, *(["--base", base] if base else [])]
+            command += ["--file", f"{name}=/usr/local/bin/{name}:0755", "--env", IMAGE_PATH]
+            self._write_image(name, path, [*command, "--label", f"org.opencontainers.image.version={wanted['version']}"], epoch)
+
+    def _write_image(self, name: str, path: str, command: list[t.Any], epoch: str) -> None:
+        remaining = max(1, round(self.module.params["timeout"] - (time.monotonic() - self.started)))
+        # all that the tool writes, also where it is killed
+        work = f"{path}.new"
+        shutil.rmtree(work, ignore_errors=True)
+        try:
+            os.makedirs(work)
+            rc, dummy, err = self.module.run_command(
+                [*self._bound_to_us(), self.timeout_program, "-k", str(KILL_AFTER), str(remaining), *command, "--archive", os.path.join(work, "image.tar")],
+                cwd=self.request.binary_directory,
+                environ_update={"SOURCE_DATE_EPOCH": epoch},
+                expand_user_and_vars=False,
+                handle_exceptions=False,
+                before_communicate_callback=self._started,
+            )
+            self.process = None
+            if self.ended_by:
+                raise TreeError(f"The build was interrupted, because {self.ended_by}; run it again to go on.")
+            if rc != 0:
+                why = "it was not done in time" if rc == 124 else (err.strip().splitlines() or [f"exit status {rc}"])[-1]
+                raise TreeError(f"The image of {name} could not be written ({why[:300]}); mend that and run this again.")
+            os.replace(os.path.join(work, "image.tar"), path)
+        except OSError as e:
+            raise TreeError(f'The image "{path}" could not be written ({e.strerror}); mend that and run this again.') from e
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
     def _make(self) -> None:
         """Run make with its output in the log. ``timeout`` leads a process group of its own and ends all of it."""
@@ -623,8 +718,7 @@ class KubeMake:
         }
         if after is None:
             names = [os.path.join(self.request.binary_directory, name) for name in self.request.binary_names]
-            if self.request.images:
-                names += [os.path.join(self.request.image_directory, f"{name}.tar") for name in _tree.SERVER_IMAGES]
+            names += [os.path.join(self.request.image_directory, f"{name}.tar") for name in self.request.image_names(self.request.binary_names)]
             sides["after"]["outputs"].update(dict.fromkeys(names, "unknown"))
         self.result["diff"] = sides
 
@@ -767,6 +861,8 @@ def main() -> None:
             "params": {"type": "dict", "default": {}},
             "environment": {"type": "dict", "default": {}},
             "inputs": {"type": "list", "elements": "path", "default": []},
+            "image_tool": {"type": "path"},
+            "kube_proxy_base": {"type": "path"},
             "rebuild": {"type": "str", "choices": ["auto", "always"], "default": "auto"},
             "log_path": {"type": "path"},
             "tail": {"type": "int", "default": 20},

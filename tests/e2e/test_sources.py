@@ -8,6 +8,7 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import pathlib
 import shutil
 import tarfile
@@ -92,6 +93,27 @@ def test_a_release_archive(
     with boot(play, tmp_path, engine, f"nodeforge-{RELEASED}") as cluster:
         cluster.check_version(version)
         cluster.check_no_pulls(engine, "control-plane")
+
+
+def test_images_of_programs_are_those_of_the_tree(
+    tree: pathlib.Path, node_image: Play, ansible_env: dict[str, str], request: pytest.FixtureRequest
+) -> None:
+    """They are written without an image target, from programs that were compiled without one: the node image that is there is the one that is wanted."""
+    made = [tree / "_output" / path for path in ("local", "bin", "nodeforge/images")]
+    there = [path for path in made if os.path.lexists(path)]
+
+    def remove() -> None:
+        for path in made:
+            if path not in there:
+                path.unlink() if path.is_symlink() else shutil.rmtree(path, ignore_errors=True)
+
+    request.addfinalizer(remove)
+    options = ("-e", "kube_binaries_image_source=programs")
+    play = build(ansible_env, *options)
+    assert play.summary["id"] == node_image.summary["id"]
+    names = sorted(path.name for path in (made[2] / node_image.summary["platform"].rpartition("/")[2]).iterdir())
+    assert names == ["kube-apiserver.tar", "kube-controller-manager.tar", "kube-proxy.tar", "kube-scheduler.tar"]
+    assert build(ansible_env, *options).recap["changed"] == 0
 
 
 @pytest.fixture(scope="module")

@@ -326,7 +326,7 @@ def test_a_new_package_is_seen(copy: pathlib.Path) -> None:
     assert "from my own package" in run(copy, "_output/bin/hello")
 
 
-def test_release_images(tree: pathlib.Path, tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> None:
+def test_release_images(tree: pathlib.Path, tmp_path: pathlib.Path, request: pytest.FixtureRequest, run_module: t.Any) -> None:
     tool, base = tmp_path / "nodeforge-image", tmp_path / "base.tar"
     subprocess.run(
         ["go", "build", "-o", str(tool), "."], cwd=ROOT / "roles/supplies/files/src/image", env={**os.environ, "CGO_ENABLED": "0"}, check=True
@@ -358,6 +358,10 @@ def test_release_images(tree: pathlib.Path, tmp_path: pathlib.Path, request: pyt
     (images / "kube-proxy.tar").unlink()
     run(tree, *command)
     assert sha256(images / "kube-proxy.tar") == before[images / "kube-proxy.tar"][1]
+    # and so are those that kube_make writes from programs
+    names = ["kube-proxy", "kube-scheduler"]
+    written = run_module("kube_make", {"tree": str(tree), "what": names, "image_tool": str(tool), "kube_proxy_base": str(base)})["outputs"]["images"]
+    assert {name: image["sha256"] for name, image in written.items()} == {name: before[images / f"{name}.tar"][1] for name in names}
 
 
 def test_builder_container(tree: pathlib.Path) -> None:

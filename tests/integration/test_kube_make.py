@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import typing as t
@@ -43,7 +44,7 @@ all:
     @echo "+++ Building $(WHAT) for $(KUBE_BUILD_PLATFORMS)"
     @mkdir -p $(OUT)
     @set -e; for what in $(WHAT); do \
-      CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build $(FLAGS) -o $(OUT)/$$(basename $$what) ./$$what; done
+      CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build -buildvcs=false $(FLAGS) -o $(OUT)/$$(basename $$what) ./$$what; done
 
 quick-release-images:
     @rm -rf _output/release-images
@@ -353,6 +354,105 @@ def test_images(tree: Tree, make: t.Any) -> None:
     assert "is missing" in make(**args, check=True)["actions"][0]
     again = make(**args)
     assert again["changed"] and again["outputs"] == first["outputs"]
+
+
+@pytest.fixture(scope="module")
+def image_tool(tmp_path_factory: pytest.TempPathFactory) -> str:
+    tool = tmp_path_factory.mktemp("tool") / "nodeforge-image"
+    source = COLLECTIONS.parent / "roles/supplies/files/src/image"
+    subprocess.run(["go", "build", "-o", str(tool), "."], cwd=source, env={**os.environ, "CGO_ENABLED": "0"}, check=True)
+    return str(tool)
+
+
+@pytest.fixture
+def proxy_base(tmp_path: pathlib.Path) -> pathlib.Path:
+    """The root file system below kube-proxy's program."""
+    base, marker = tmp_path / "base.tar", tmp_path / "marker"
+    marker.write_text("root of kube-proxy's image")
+    with tarfile.open(base, "w") as root:
+        root.add(marker, "etc/marker")
+    return base
+
+
+def test_images_from_programs(tree: Tree, make: t.Any, image_tool: str, proxy_base: pathlib.Path) -> None:
+    """Without an image target of the tree, and only those of what is compiled."""
+    for name in ("kube-scheduler", "kube-proxy"):
+        tree.write(f"cmd/{name}/main.go", PROGRAM % name)
+    tree.commit()
+    tree.git("tag", "v1.37.3-1+abc")
+    args = {"what": ["kubelet", "kube-scheduler", "kube-proxy"], "image_tool": image_tool, "kube_proxy_base": str(proxy_base)}
+    predicted = make(check=True, diff=True, **args)
+    assert predicted["changed"] and not (tree.path / "_output/nodeforge/images").exists()
+    assert sum(path.endswith(".tar") for path in predicted["diff"]["after"]["outputs"]) == 2
+    first = make(diff=True, **args)
+    images = first["outputs"]["images"]
+    arch = first["platform"].partition("/")[2]
+    assert {name: image["ref"] for name, image in images.items()} == {
+        name: f"registry.k8s.io/{name}-{arch}:v1.37.3-1_abc" for name in ("kube-scheduler", "kube-proxy")
+    }
+    assert first["changed"] and first["diff"]["after"]["outputs"].keys() == predicted["diff"]["after"]["outputs"].keys()
+    for name, image in images.items():
+        assert image["sha256"] == sha256(image["path"])
+        with tarfile.open(image["path"]) as archive:
+            layers = json.load(t.cast(t.IO[bytes], archive.extractfile("manifest.json")))[0]["Layers"]
+            content = tarfile.open(fileobj=archive.extractfile(layers[-1]))
+            program = content.getmember(f"usr/local/bin/{name}")
+            assert program.mode == 0o755 and len(layers) == (2 if name == "kube-proxy" else 1)
+            copy = t.cast(t.IO[bytes], content.extractfile(program)).read()
+            assert hashlib.sha256(copy).hexdigest() == first["outputs"]["binaries"][name]["sha256"]
+    paths = {name: pathlib.Path(image["path"]) for name, image in images.items()}
+
+    def written() -> set[str]:
+        now = {name: (path.stat().st_ino, path.stat().st_mtime_ns) for name, path in paths.items()}
+        changed = {name for name, identity in now.items() if identity != seen.get(name)}
+        seen.update(now)
+        return changed
+
+    seen: dict[str, tuple[int, int]] = {}
+    written()
+    runs = tree.runs
+    assert not make(**args)["changed"] and tree.runs == runs and written() == set()
+    # the image of what was edited
+    tree.write("cmd/kube-scheduler/main.go", PROGRAM % "another kube-scheduler")
+    tree.commit()
+    tree.git("tag", "-f", "v1.37.3-1+abc")
+    edited = make(**args)
+    assert edited["changed"] and written() == {"kube-scheduler"}
+    assert edited["outputs"]["images"]["kube-scheduler"]["sha256"] != images["kube-scheduler"]["sha256"]
+    # one that was altered or is gone, or whose base is another one
+    paths["kube-scheduler"].write_bytes(b"x")
+    assert make(**args)["outputs"] == edited["outputs"] and written() == {"kube-scheduler"}
+    paths["kube-scheduler"].unlink()
+    assert make(check=True, **args)["changed"]
+    assert make(**args)["outputs"] == edited["outputs"] and written() == {"kube-scheduler"}
+    with tarfile.open(proxy_base, "a") as root:
+        root.add(__file__, "etc/more")
+    assert make(**args)["changed"] and written() == {"kube-proxy"}
+    assert sorted(path.name for path in paths["kube-proxy"].parent.iterdir()) == ["kube-proxy.tar", "kube-scheduler.tar"]
+
+
+def test_images_from_programs_refused(tree: Tree, make: t.Any, image_tool: str, proxy_base: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    tree.write("cmd/kube-proxy/main.go", PROGRAM % "kube-proxy")
+    args = {"what": ["kube-proxy"], "image_tool": image_tool, "kube_proxy_base": str(proxy_base)}
+    assert "is no program" in failure(make(**{**args, "image_tool": str(proxy_base)}))
+    assert "leave one of both out" in failure(make(**args, targets=["quick-release-images"]))
+    assert "needs iptables" in failure(make(**{**args, "kube_proxy_base": None}))
+    absent = {"image_tool": str(tmp_path / "no-tool"), "kube_proxy_base": str(tmp_path / "none")}
+    for option, path in absent.items():
+        assert f'The {option} "{path}" is no ' in failure(make(**{**args, option: path}))
+    # check mode may be before what makes them
+    assert make(check=True, **{**args, **absent})["changed"]
+    broken = tmp_path / "broken-tool"
+    broken.write_text("#!/bin/sh\necho first >&2\necho 'no space left' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    assert "kube-proxy could not be written (no space left)" in failure(make(**{**args, "image_tool": str(broken)}))
+    stuck = tmp_path / "stuck-tool"
+    stuck.write_text("#!/bin/sh\nfor last; do :; done\ntouch \"$(dirname \"$last\")/.part\"\nexec sleep 600\n")
+    stuck.chmod(0o755)
+    assert "not done in time" in failure(make(**{**args, "image_tool": str(stuck)}, timeout=8))
+    assert {path.name for path in (tree.path / "_output/nodeforge/images").rglob("*")} <= {"amd64", "arm64"}
+    # none of that stands in the way
+    assert make(**args)["outputs"]["images"].keys() == {"kube-proxy"}
 
 
 def test_secrets_and_memory(tree: Tree, make: t.Any, run_module: t.Any) -> None:

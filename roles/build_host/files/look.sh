@@ -6,7 +6,7 @@
 #   lacks TOOL...               tools that are not on PATH
 #   engine API VERSION CGROUP   of the engine that answers at DOCKER_HOST (- asks none)
 #   silent REASON               none answers, in docker's words; neither line: there is no docker command
-#   sdk yes                     PYTHON has the Docker SDK and what it stands on
+#   sdk yes                     PYTHON has the Docker SDK
 #   go VERSION GOTOOLCHAIN      kind PATH VERSION
 docker_host=$1 python=$2
 shift 2
@@ -21,11 +21,18 @@ engine() {
   fi
 }
 
+# Importing it takes ten times as long as a look. Older ones are imported: they may not work with this Python, or with the requests that there is.
+sdk='
+import sys
+from importlib import metadata, util
+if tuple(map(int, metadata.version("docker").split(".")[:2])) < (7, 1):
+    import docker
+sys.exit(None in map(util.find_spec, ("docker", "requests", "urllib3")))'
+
 # All at once: each program takes longer to start than to answer. A line this short is written as a whole.
 if [ "$docker_host" != - ]; then
   engine &
-  # importing it would take ten times as long
-  "$python" -c 'import importlib.util as u, sys; sys.exit(None in map(u.find_spec, ("docker", "requests", "urllib3")))' 2>/dev/null && echo 'sdk yes' &
+  "$python" -c "$sdk" 2>/dev/null && echo 'sdk yes' &
 fi
 # outside of any module that might ask for another toolchain
 (cd / && command -v go >/dev/null && echo "go $(go env GOVERSION GOTOOLCHAIN | xargs)") &

@@ -393,6 +393,7 @@ def test_key_tells_apart_what_makes_other_files() -> None:
         {"platform": "linux/amd64"},
         {"builder": "container"},
         {"targets": ["quick-release-images"]},
+        {"image_tool": "/tool"},
     ]
     assert len({request(**changes).key for changes in other}) == len(other)
     assert request(what=["cmd/a", "cmd/b"]).key == request(what=["cmd/b", "cmd/a"]).key
@@ -404,6 +405,13 @@ def test_missing_outputs() -> None:
     assert request(what=[]).missing({}, {}) == ["/t/_output/local/bin/linux/arm64"]
     missing = request(targets=["release-images"]).missing({"kubelet"}, {"kube-proxy", "kube-apiserver"})
     assert [path.rpartition("/")[2] for path in missing] == ["kube-controller-manager.tar", "kube-scheduler.tar"]
+    # images that are written from programs
+    both = ["cmd/kubelet", "cmd/kube-proxy"]
+    assert request(what=both).missing({"kubelet", "kube-proxy"}, {}) == []
+    images = request(what=both, image_tool="/tool")
+    assert images.missing({"kubelet", "kube-proxy"}, {}) == ["/t/_output/nodeforge/images/arm64/kube-proxy.tar"]
+    assert images.missing({"kubelet", "kube-proxy"}, {"kube-proxy"}) == []
+    assert request(what=[], image_tool="/tool").missing({"kubelet", "kube-scheduler"}, {}) == ["/t/_output/nodeforge/images/arm64/kube-scheduler.tar"]
 
 
 # -- version -----------------------------------------------------------------------------------------------------------------

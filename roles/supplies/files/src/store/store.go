@@ -262,16 +262,13 @@ func (s *store) read(ctx context.Context, from source) ([]v1.Descriptor, content
 		return nil, nil, err
 	}
 	defer f.Close()
-	r, check := io.Reader(f), func() error { return nil }
+	r, check := io.Reader(f), func(err error) error { return err }
 	if from.SHA256 != "" {
 		r, check = checked(f, from.SHA256)
 	}
 	// as files only: add tells the metadata of those that are new
 	top, err := archive.ImportIndex(ctx, s.files, r)
-	if differs := check(); err == nil {
-		err = differs
-	}
-	if err != nil {
+	if err := check(err); err != nil {
 		return nil, nil, err
 	}
 	b, err := content.ReadBlob(ctx, s.files, top)
@@ -291,8 +288,9 @@ func (s *store) read(ctx context.Context, from source) ([]v1.Descriptor, content
 }
 
 // checked reads the same, and afterwards tells whether all of it has that
-// checksum, which is computed beside whatever is done with what is read.
-func checked(r io.Reader, sha string) (io.Reader, func() error) {
+// checksum, which is computed beside whatever is done with what is read. If
+// that has failed, it is what is told.
+func checked(r io.Reader, sha string) (io.Reader, func(error) error) {
 	theirs, ours := io.Pipe()
 	sum := make(chan string)
 	go func() {
@@ -303,8 +301,10 @@ func checked(r io.Reader, sha string) (io.Reader, func() error) {
 		sum <- hex.EncodeToString(h.Sum(nil))
 	}()
 	r = io.TeeReader(r, ours)
-	return r, func() error {
-		_, err := io.Copy(io.Discard, r)
+	return r, func(err error) error {
+		if err == nil {
+			_, err = io.Copy(io.Discard, r)
+		}
 		ours.Close()
 		if sum := <-sum; err == nil && sum != sha {
 			err = errors.New("its content is not that of its sha256 any more")
