@@ -24,7 +24,7 @@ export ANSIBLE_HOME := $(here)/.cache/ansible
 export PIP_NO_INPUT := 1
 
 .NOTPARALLEL:
-.PHONY: help node variant preflight cluster swap debug host test test-unit test-sanity test-integration test-e2e versions inner-loop remote multiarch molecule lint bench docs changelog clean distclean venv venv-test
+.PHONY: help node variant preflight cluster swap debug host host-tests test test-unit test-sanity test-integration test-e2e versions inner-loop remote multiarch molecule lint bench docs changelog clean distclean venv venv-test
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' Makefile
@@ -62,7 +62,11 @@ debug: venv ## compile a component and run it in the cluster under delve COMPONE
 host: venv ## prepare this machine only: engine, tools, kind
 	@tools/play.sh nodeforge.kind.build_host $(OPTIONS)
 
-test: venv-test host ## run every test, the quick ones first
+# trees of older releases reach their build container with rsync
+host-tests: host
+	@tools/play.sh nodeforge.kind.build_host -e "{build_host_tools: {rsync: rsync}}"
+
+test: venv-test host-tests ## run every test, the quick ones first
 	$(pytest) tests/unit tests/test_quality.py tests/integration tests/test_molecule.py tests/e2e $(PYTEST_ARGS)
 
 test-unit: venv-test ## the pure decisions
@@ -74,7 +78,7 @@ lint: venv-test ## ansible-lint, yamllint, ruff, reuse, changelog, docs
 test-sanity: venv-test ## ansible-test sanity, without ignores
 	$(pytest) tests/test_quality.py -k sanity $(PYTEST_ARGS)
 
-test-integration: venv-test host ## modules and roles against the real engine, containerd, registry and compiler
+test-integration: venv-test host-tests ## modules and roles against the real engine, containerd, registry and compiler
 	$(pytest) tests/integration $(PYTEST_ARGS)
 
 molecule: venv-test host ## the molecule scenario
