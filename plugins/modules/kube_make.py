@@ -869,6 +869,7 @@ def main() -> None:
             "timeout": {"type": "int", "default": 7200},
             "progress": {"type": "str", "choices": ["none", "summary", "lines"], "default": "summary"},
         },
+        required_by={"kube_proxy_base": "image_tool"},
         supports_check_mode=True,
     )
     worker: KubeMake | None = None

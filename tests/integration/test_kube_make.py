@@ -436,6 +436,7 @@ def test_images_from_programs_refused(tree: Tree, make: t.Any, image_tool: str, 
     args = {"what": ["kube-proxy"], "image_tool": image_tool, "kube_proxy_base": str(proxy_base)}
     assert "is no program" in failure(make(**{**args, "image_tool": str(proxy_base)}))
     assert "leave one of both out" in failure(make(**args, targets=["quick-release-images"]))
+    assert "missing parameter(s) required by 'kube_proxy_base': image_tool" in make(**{**args, "image_tool": None})["msg"]
     assert "needs iptables" in failure(make(**{**args, "kube_proxy_base": None}))
     absent = {"image_tool": str(tmp_path / "no-tool"), "kube_proxy_base": str(tmp_path / "none")}
     for option, path in absent.items():

@@ -21,7 +21,7 @@ engine() {
   fi
 }
 
-# Importing it takes ten times as long as a look. Older ones are imported: they may not work with this Python, or with the requests that there is.
+# Importing it takes twice as long as a look. Older ones are imported: they may not work with this Python, or with the requests that there is.
 sdk='
 import sys
 from importlib import metadata, util
