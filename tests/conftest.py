@@ -71,6 +71,21 @@ def run_module() -> RunModule:
 
 
 @pytest.fixture(scope="session")
+def signals_reach_main() -> t.Callable[[int], int]:
+    """signals_reach_main(pid): no thread of the process but its main one takes the signals that end a play; returns how many others there are."""
+    stopping = sum(1 << (number - 1) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
+
+    def look(pid: int) -> int:
+        others = [thread for thread in pathlib.Path(f"/proc/{pid}/task").iterdir() if thread.name != str(pid)]
+        for thread in others:
+            blocked = re.search(r"^SigBlk:\s*(\w+)$", (thread / "status").read_text(), re.MULTILINE)
+            assert int(blocked[1], 16) & stopping == stopping, (thread / "comm").read_text()
+        return len(others)
+
+    return look
+
+
+@pytest.fixture(scope="session")
 def peak_memory() -> t.Callable[[t.Any], tuple[str, int]]:
     """peak_memory(run_module(..., popen=True)): waits for a module's end and returns its output and its peak in KiB."""
 

@@ -17,7 +17,7 @@ import shlex
 import types
 import typing as t
 
-from ansible_collections.nodeforge.kind.plugins.module_utils._docker import Engine, EngineError, ExecResult, deferred
+from ansible_collections.nodeforge.kind.plugins.module_utils._docker import Engine, EngineError, ExecResult
 from ansible_collections.nodeforge.kind.plugins.module_utils._image_archive import (
     NONSENSE,
     Content,
@@ -25,6 +25,7 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._image_archive impo
     WrongPlatform,
     content_of,
 )
+from ansible_collections.nodeforge.kind.plugins.module_utils._signals import deferred
 
 NAMESPACE = "k8s.io"
 # What the kubelet's garbage collector heeds: a pinned image stays.

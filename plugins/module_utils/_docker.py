@@ -15,7 +15,6 @@ import collections.abc as c
 import contextlib
 import json
 import os
-import signal
 import socket
 import sys
 import tarfile
@@ -25,6 +24,7 @@ import traceback
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, env_fallback, missing_required_lib
+from ansible_collections.nodeforge.kind.plugins.module_utils._signals import deferred
 
 try:
     import docker
@@ -79,41 +79,6 @@ class EngineError(Exception):
 
 class BrokenInput(Exception):
     """What was to be streamed into a command could not be read to its end."""
-
-
-class Interrupted(BaseException):
-    """The module was told to stop (SIGTERM, SIGINT, SIGHUP); not an Exception, so that only clean-up sees it."""
-
-
-_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-@contextlib.contextmanager
-def interruptible() -> t.Iterator[None]:
-    """Turns the signals that end a play into :class:`Interrupted`, so that ``finally`` clauses run."""
-
-    def stop(number: int, frame: t.Any) -> None:
-        # once is enough: what follows is clean-up
-        for other in _STOPPING:
-            signal.signal(other, signal.SIG_IGN)
-        raise Interrupted(signal.Signals(number).name)
-
-    before = {number: signal.signal(number, stop) for number in _STOPPING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def deferred() -> t.Iterator[None]:
-    """Holds those signals back during a request whose answer must be known to clean up, such as a new container's id."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class ExecResult(t.NamedTuple):
@@ -339,7 +304,8 @@ class Engine:
             try:
                 if stdin is not None:
                     sender = threading.Thread(target=self._send, args=(raw, stdin, failure), daemon=True)
-                    sender.start()
+                    with deferred():
+                        sender.start()
                 out: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
                 for stream, chunk in docker.utils.socket.frames_iter(response, tty=False):
                     if on_stdout is not None and stream == 1:
@@ -399,7 +365,8 @@ class Engine:
                 with contextlib.suppress(OSError):
                     raw.shutdown(socket.SHUT_RDWR)
 
-            threading.Thread(target=send, daemon=True).start()
+            with deferred():
+                threading.Thread(target=send, daemon=True).start()
             try:
                 for dummy, chunk in docker.utils.socket.frames_iter(response, tty=False):
                     client.sendall(chunk)

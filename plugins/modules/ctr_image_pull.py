@@ -320,8 +320,6 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
     Engine,
     EngineError,
     ExecResult,
-    Interrupted,
-    interruptible,
     read_chunks,
 )
 from ansible_collections.nodeforge.kind.plugins.module_utils._image_archive import (
@@ -346,6 +344,7 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._node_image import 
     tar_stream,
     without_arch,
 )
+from ansible_collections.nodeforge.kind.plugins.module_utils._signals import Interrupted, deferred, interruptible
 
 # hosts.toml files and certificates: all of them go into each pull.
 # Of containerd's database, which has no content and so is a fraction of this.
@@ -864,7 +863,8 @@ class ImagePuller:
     def _transfer(self, containerd: Containerd, jobs: list[c.Callable[[Containerd], None]]) -> None:
         pool = concurrent.futures.ThreadPoolExecutor(max_workers=self.module.params["concurrency"])
         try:
-            futures = [pool.submit(job, containerd) for job in jobs]
+            with deferred():
+                futures = [pool.submit(job, containerd) for job in jobs]
             for future in futures:
                 future.result()
         except BaseException:

@@ -196,10 +196,8 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
     DOCKER_ARGS,
     Engine,
     EngineError,
-    Interrupted,
-    deferred,
-    interruptible,
 )
+from ansible_collections.nodeforge.kind.plugins.module_utils._signals import Interrupted, deferred, interruptible
 
 COMMIT_LABEL = "io.nodeforge.commit"
 CREATED_LABEL = "org.opencontainers.image.created"

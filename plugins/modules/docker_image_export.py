@@ -110,10 +110,9 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
     DOCKER_ARGS,
     Engine,
     EngineError,
-    Interrupted,
     Reader,
-    interruptible,
 )
+from ansible_collections.nodeforge.kind.plugins.module_utils._signals import Interrupted, interruptible
 
 CONFIG = "config"
 

@@ -118,11 +118,9 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
     DOCKER_ARGS,
     Engine,
     EngineError,
-    Interrupted,
-    deferred,
-    interruptible,
     read_chunks,
 )
+from ansible_collections.nodeforge.kind.plugins.module_utils._signals import Interrupted, deferred, interruptible
 
 
 class Importer:

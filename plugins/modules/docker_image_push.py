@@ -113,10 +113,8 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
     DOCKER_ARGS,
     Engine,
     EngineError,
-    Interrupted,
-    deferred,
-    interruptible,
 )
+from ansible_collections.nodeforge.kind.plugins.module_utils._signals import Interrupted, deferred, interruptible
 
 
 class Pusher:

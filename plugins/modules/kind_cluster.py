@@ -195,11 +195,9 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
     DOCKER_ARGS,
     Engine,
     EngineError,
-    Interrupted,
-    deferred,
-    interruptible,
 )
 from ansible_collections.nodeforge.kind.plugins.module_utils._node_image import told_replaced
+from ansible_collections.nodeforge.kind.plugins.module_utils._signals import Interrupted, deferred, interruptible
 
 RECORD = f"{kind.DIRECTORY}/cluster.json"
 

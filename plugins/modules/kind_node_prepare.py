@@ -421,11 +421,9 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
     DOCKER_ARGS,
     Engine,
     EngineError,
-    Interrupted,
-    deferred,
-    interruptible,
 )
 from ansible_collections.nodeforge.kind.plugins.module_utils._image_archive import Cache
+from ansible_collections.nodeforge.kind.plugins.module_utils._signals import Interrupted, deferred, interruptible
 
 # What makes an image a node base: one path of each must be there.
 NODE_BASE = {

@@ -211,7 +211,6 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nodeforge.kind.plugins.module_utils import _alive
 from ansible_collections.nodeforge.kind.plugins.module_utils import _artifacts as artifacts
-from ansible_collections.nodeforge.kind.plugins.module_utils._docker import Interrupted, interruptible
 from ansible_collections.nodeforge.kind.plugins.module_utils._download import (
     FULL,
     Downloader,
@@ -220,6 +219,7 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._download import (
     check_authorities,
 )
 from ansible_collections.nodeforge.kind.plugins.module_utils._registry import Cause
+from ansible_collections.nodeforge.kind.plugins.module_utils._signals import Interrupted, interruptible
 from ansible_collections.nodeforge.kind.plugins.module_utils._tree import (
     MACHINES,
     VERSION,

@@ -249,10 +249,9 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
     Engine,
     EngineError,
     ExecResult,
-    Interrupted,
-    interruptible,
     read_chunks,
 )
+from ansible_collections.nodeforge.kind.plugins.module_utils._signals import Interrupted, deferred, interruptible
 
 
 class Given(t.NamedTuple):
@@ -569,15 +568,16 @@ class Debugger:
                     yield from read_chunks(file.path)
 
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            running = pool.submit(
-                self._script,
-                "debug",
-                *arguments,
-                stdin=chunks(),
-                stdin_size=sum(file.size for file in files if file),
-                timeout=6 * self.params["health_timeout"] + 300,
-                on_stdout=heard,
-            )
+            with deferred():
+                running = pool.submit(
+                    self._script,
+                    "debug",
+                    *arguments,
+                    stdin=chunks(),
+                    stdin_size=sum(file.size for file in files if file),
+                    timeout=6 * self.params["health_timeout"] + 300,
+                    on_stdout=heard,
+                )
             try:
                 daemon = self.how == component.DAEMON and self.mode == debug.EXEC
                 if self.mode == debug.HOST:
@@ -586,7 +586,8 @@ class Debugger:
                     pass
                 if aside.is_set() and not running.done():
                     if daemon:
-                        replacing = pool.submit(self._replace, wanted)
+                        with deferred():
+                            replacing = pool.submit(self._replace, wanted)
                         concurrent.futures.wait([replacing])
                         replacing.result()
                     else:

@@ -210,10 +210,9 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._docker import (
     Engine,
     EngineError,
     ExecResult,
-    Interrupted,
-    interruptible,
     read_chunks,
 )
+from ansible_collections.nodeforge.kind.plugins.module_utils._signals import Interrupted, deferred, interruptible
 
 # Enough for the header and the table of segments.
 HEAD = 4096
@@ -244,7 +243,8 @@ class Swapper:
             self.engine.running(node.name)
         # both read a program
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            reading = pool.submit(self._read) if self.params["state"] == "present" else None
+            with deferred():
+                reading = pool.submit(self._read) if self.params["state"] == "present" else None
             before = dict(zip(chosen, self._each(self._look, chosen)))
             head = reading.result() if reading else b""
         for node, now in before.items():
@@ -323,7 +323,9 @@ class Swapper:
     @staticmethod
     def _each(do: c.Callable[[kind.Node], t.Any], nodes: c.Sequence[kind.Node]) -> list[t.Any]:
         with concurrent.futures.ThreadPoolExecutor(max(len(nodes), 1)) as pool:
-            return list(pool.map(do, nodes))
+            with deferred():
+                found = pool.map(do, nodes)
+            return list(found)
 
     # swapping
 
@@ -362,7 +364,8 @@ class Swapper:
 
     def _batch(self, batch: c.Sequence[kind.Node], entries: dict[str, dict[str, t.Any]]) -> None:
         with concurrent.futures.ThreadPoolExecutor(len(batch)) as pool:
-            running = [pool.submit(self._one, node, entries[node.name]) for node in batch]
+            with deferred():
+                running = [pool.submit(self._one, node, entries[node.name]) for node in batch]
             try:
                 concurrent.futures.wait(running)
             except Interrupted as e:

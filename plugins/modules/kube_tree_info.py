@@ -173,6 +173,7 @@ import urllib.error
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nodeforge.kind.plugins.module_utils import _artifacts, _docker, _preflight, _registry, _tree
 from ansible_collections.nodeforge.kind.plugins.module_utils._preflight import GB, Finding
+from ansible_collections.nodeforge.kind.plugins.module_utils._signals import deferred
 from ansible_collections.nodeforge.kind.plugins.module_utils._tree import TreeError
 from ansible_collections.nodeforge.kind.plugins.module_utils._tree_host import SilentError, TreeHost
 
@@ -188,8 +189,9 @@ class Registries:
         self.found: dict[str, Finding] = {}
         self.began = time.monotonic()
         self.threads = [threading.Thread(target=self._ask, args=(name,), daemon=True) for name in self.names]
-        for thread in self.threads:
-            thread.start()
+        with deferred():
+            for thread in self.threads:
+                thread.start()
 
     def _ask(self, name: str) -> None:
         status: int | None = None

@@ -34,6 +34,7 @@ import typing as t
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.utils.display import Display
 from ansible_collections.nodeforge.kind.plugins.module_utils._alive import ALIVE_VARIABLE
+from ansible_collections.nodeforge.kind.plugins.module_utils._signals import deferred
 from ansible_collections.nodeforge.kind.plugins.plugin_utils import _lost
 from ansible_collections.nodeforge.kind.plugins.plugin_utils._in_process import InProcessActionBase
 
@@ -200,7 +201,8 @@ class LiveLogActionBase(InProcessActionBase):
         result: dict[str, t.Any] | None = None
         try:
             with _signals_raise():
-                watch.start()
+                with deferred():
+                    watch.start()
                 try:
                     result = self._execute_with({ALIVE_VARIABLE: alive}, task_vars=task_vars)
                 finally:

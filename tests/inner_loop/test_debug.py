@@ -870,10 +870,13 @@ def test_what_does_not_become_healthy_is_put_back(loop: Debug, broken: dict[str,
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
-def test_one_that_is_broken_off_is_put_back(loop: Debug, broken: dict[str, pathlib.Path], sent: signal.Signals) -> None:
+def test_one_that_is_broken_off_is_put_back(
+    loop: Debug, broken: dict[str, pathlib.Path], signals_reach_main: t.Callable[[int], int], sent: signal.Signals
+) -> None:
     before = loop.pictures()
     process = loop.debug("kubelet", binary=str(broken["hang"]), port=free_port(), health_timeout=15, popen=True)
     until(lambda: loop.running(WORKER, "kubelet") == [sha256(broken["hang"])])
+    assert signals_reach_main(process.pid) >= 1
     process.send_signal(sent)
     output = process.stdout.read()
     process.wait(60)

@@ -329,12 +329,15 @@ def until(what: t.Callable[[], t.Any], seconds: float = 60) -> None:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
-def test_a_swap_that_is_broken_off(inner: Inner, broken: dict[str, pathlib.Path], sent: signal.Signals) -> None:
+def test_a_swap_that_is_broken_off(
+    inner: Inner, broken: dict[str, pathlib.Path], signals_reach_main: t.Callable[[int], int], sent: signal.Signals
+) -> None:
     """Told to stop, the module has the node roll back; killed, the node does so by itself."""
     own = sha256(inner.program("kubelet"))
     hang = sha256(broken["hang"])
     process = inner.swap("kubelet", broken["hang"], nodes=["worker"], health_timeout=15, popen=True)
     until(lambda: inner.running(WORKER, "kubelet") == [hang])
+    assert signals_reach_main(process.pid) >= 1
     process.send_signal(sent)
     output = process.stdout.read()
     process.wait(60)

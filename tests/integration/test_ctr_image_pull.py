@@ -979,12 +979,15 @@ def test_a_containerd_left_by_a_killed_run_is_ended(run_module: t.Any, node: Nod
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("running", [False, True], ids=["started", "running"])
-def test_an_interrupt(run_module: t.Any, node: Node, registry: FaultyRegistry, number: int, running: bool) -> None:
+def test_an_interrupt(
+    run_module: t.Any, node: Node, registry: FaultyRegistry, signals_reach_main: t.Callable[[int], int], number: int, running: bool
+) -> None:
     registry.faults.append(Fault("hang", times=-1, seconds=30))
     args = {"container": node.name, "images": [PAUSE, ETCD], "mirrors": mirrors(registry)}
     with node.containerd() if running else contextlib.nullcontext():
         process = run_module("ctr_image_pull", args, popen=True)
         wait_for(lambda: sum("/blobs/" in request for request in registry.requests) >= 2)
+        assert signals_reach_main(process.pid) >= 2
         began = time.monotonic()
         process.send_signal(number)
         out = process.stdout.read()

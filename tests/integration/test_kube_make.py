@@ -193,6 +193,10 @@ def gone(pid: int) -> bool:
         return True
 
 
+def children(pid: int) -> list[int]:
+    return [int(child) for file in pathlib.Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
+
+
 def wait_for(condition: t.Callable[[], t.Any], seconds: float = 20) -> t.Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -902,7 +906,9 @@ def test_failure_through_ansible(tree: Tree, playbook: t.Any) -> None:
 
 
 @pytest.mark.parametrize("progress, there", [("summary", False), ("none", False), ("summary", True)])
-def test_interrupt_through_ansible(tree: Tree, playbook: t.Any, request: pytest.FixtureRequest, progress: str, there: bool) -> None:
+def test_interrupt_through_ansible(
+    tree: Tree, playbook: t.Any, request: pytest.FixtureRequest, signals_reach_main: t.Callable[[int], int], progress: str, there: bool
+) -> None:
     (tree.path / "_output").mkdir()
     arguments = request.getfixturevalue("ssh") if there else []
     process = playbook(*arguments, options=f"targets: [lazy], progress: {progress}", popen=True)
@@ -910,6 +916,9 @@ def test_interrupt_through_ansible(tree: Tree, playbook: t.Any, request: pytest.
         wait_for(lambda: (tree.path / "_output/pid").exists() and (tree.path / "_output/pid").read_text().strip(), 60)
     )
     time.sleep(1)
+    workers = [child for child in children(process.pid) if "ansible-playbook" in pathlib.Path(f"/proc/{child}/cmdline").read_text()]
+    # the thread that shows the log
+    assert [signals_reach_main(worker) for worker in workers] == [0 if there or progress == "none" else 1]
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     wait_for(lambda: gone(pid), 45)
