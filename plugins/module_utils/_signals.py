@@ -36,6 +36,20 @@ def interruptible() -> t.Iterator[None]:
 
 
 @contextlib.contextmanager
+def spawning() -> t.Iterator[t.Callable[[t.Any], None]]:
+    """For a program that a thread starts, which would have the signals held back, too: gives what is to be called as soon as it is started."""
+    before = signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+
+    def started(dummy: t.Any) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    try:
+        yield started
+    finally:
+        started(None)
+
+
+@contextlib.contextmanager
 def deferred() -> t.Iterator[None]:
     """Holds those signals back during a request whose answer must be known to clean up, such as a new container's id.
 

@@ -344,7 +344,12 @@ from ansible_collections.nodeforge.kind.plugins.module_utils._node_image import 
     tar_stream,
     without_arch,
 )
-from ansible_collections.nodeforge.kind.plugins.module_utils._signals import Interrupted, deferred, interruptible
+from ansible_collections.nodeforge.kind.plugins.module_utils._signals import (
+    Interrupted,
+    deferred,
+    interruptible,
+    spawning,
+)
 
 # hosts.toml files and certificates: all of them go into each pull.
 # Of containerd's database, which has no content and so is a fraction of this.
@@ -472,7 +477,8 @@ class ImagePuller:
         return result
 
     def _ask_helper(self, command: list[str], text: str) -> tuple[int, str, str]:
-        return self.module.run_command(command, data=text, expand_user_and_vars=False)
+        with spawning() as started:
+            return self.module.run_command(command, data=text, expand_user_and_vars=False, before_communicate_callback=started)
 
     @staticmethod
     def _authorities(files: dict[str, t.Any]) -> dict[str, tuple[str, bytes]]:

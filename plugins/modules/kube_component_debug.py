@@ -549,6 +549,7 @@ class Debugger:
 
     def _debug(self, wanted: dict[str, t.Any]) -> None:
         """Runs the script, which undoes what it did where that does not become healthy; so does it where we go away."""
+        running: concurrent.futures.Future[ExecResult] | None = None
         replacing: concurrent.futures.Future[None] | None = None
         files = [self.given[name] if name in self.given and self.mode != debug.HOST else None for name in ("dlv", "program")]
         arguments = [self.mode, str(wanted["port"]), wanted["wait"], wanted["mapped"], wanted["election"], self.seconds, self.token, json.dumps(wanted)]
@@ -568,17 +569,17 @@ class Debugger:
                     yield from read_chunks(file.path)
 
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            with deferred():
-                running = pool.submit(
-                    self._script,
-                    "debug",
-                    *arguments,
-                    stdin=chunks(),
-                    stdin_size=sum(file.size for file in files if file),
-                    timeout=6 * self.params["health_timeout"] + 300,
-                    on_stdout=heard,
-                )
             try:
+                with deferred():
+                    running = pool.submit(
+                        self._script,
+                        "debug",
+                        *arguments,
+                        stdin=chunks(),
+                        stdin_size=sum(file.size for file in files if file),
+                        timeout=6 * self.params["health_timeout"] + 300,
+                        on_stdout=heard,
+                    )
                 daemon = self.how == component.DAEMON and self.mode == debug.EXEC
                 if self.mode == debug.HOST:
                     self._prepare_host()
@@ -598,7 +599,7 @@ class Debugger:
                 # the pod that the node has to take away again must be there first
                 concurrent.futures.wait([replacing] if replacing else [])
                 self._touch("abort")
-                concurrent.futures.wait([running])
+                concurrent.futures.wait([running] if running else [])
                 self._end_host()
                 if isinstance(e, OSError):
                     raise Failed(f"it cannot run on this host: {e}") from e

@@ -364,9 +364,10 @@ class Swapper:
 
     def _batch(self, batch: c.Sequence[kind.Node], entries: dict[str, dict[str, t.Any]]) -> None:
         with concurrent.futures.ThreadPoolExecutor(len(batch)) as pool:
-            with deferred():
-                running = [pool.submit(self._one, node, entries[node.name]) for node in batch]
+            running: list[concurrent.futures.Future[None]] = []
             try:
+                with deferred():
+                    running = [pool.submit(self._one, node, entries[node.name]) for node in batch]
                 concurrent.futures.wait(running)
             except Interrupted as e:
                 self.interrupted = str(e)

@@ -201,9 +201,9 @@ class LiveLogActionBase(InProcessActionBase):
         result: dict[str, t.Any] | None = None
         try:
             with _signals_raise():
-                with deferred():
-                    watch.start()
                 try:
+                    with deferred():
+                        watch.start()
                     result = self._execute_with({ALIVE_VARIABLE: alive}, task_vars=task_vars)
                 finally:
                     # without the file a module that still runs ends

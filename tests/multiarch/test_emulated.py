@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import pathlib
 import re
@@ -283,9 +285,13 @@ def test_programs(both: Both, ready: dict[str, t.Any], tmp_path: pathlib.Path) -
     script = '. "$1/files/scripts/go.sh"; GOOS=linux GOARCH=$2; export GOOS GOARCH; build "$1/files/src/addons" "$3" ./cmd/pause'
     here = tmp_path / "pause"
     run("sh", "-c", script, str(ROLE / "files/scripts/x"), str(ROLE), FOREIGN, str(here))
-    (recipe,) = both.host.sh("ls -td ~/.cache/nodeforge/supplies/recipe-* | head -n 1").split()
-    there = script.replace("/files/", "/")
-    sha256 = both.host.sh(f"PATH={ready['path']} sh -c '{there}' {recipe}/scripts/x {recipe} {FOREIGN} /root/pause; sha256sum /root/pause").split()[0]
+    sources = io.BytesIO()
+    with tarfile.open(fileobj=sources, mode="w") as tar:
+        tar.add(ROLE / "files", "files")
+    both.host.sh("rm -rf /root/role && mkdir /root/role && base64 -d | tar -C /root/role -x", input=base64.b64encode(sources.getvalue()).decode())
+    sha256 = both.host.sh(
+        f"PATH={ready['path']} sh -c '{script}' /root/role/files/scripts/x /root/role {FOREIGN} /root/pause; sha256sum /root/pause; rm -rf /root/role"
+    ).split()[0]
     assert machine(here.read_bytes()[:20]) == NUMBER and test_kube_make.sha256(here) == sha256
 
 
