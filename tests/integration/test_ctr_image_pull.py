@@ -599,7 +599,10 @@ def test_credentials_of_docker(pull: t.Any, node: Node, registry: FaultyRegistry
     registry.credentials, registry.bearer = f"user:{SECRET}", True
     # what the helper is asked, and its answer
     helper = tmp_path / "docker-credential-test"
-    helper.write_text(f'#!/bin/sh\ngrep SigBlk /proc/self/status >"{tmp_path}/blocked"\nread host; [ "$1 $host" = "get {registry.address}" ] && cat "{tmp_path}/secret" || echo "credentials not found"\n')
+    helper.write_text(
+        f'#!/bin/sh\ngrep SigBlk /proc/self/status >"{tmp_path}/blocked"\nread host\n'
+        f'[ "$1 $host" = "get {registry.address}" ] && cat "{tmp_path}/secret" || echo "credentials not found"\n'
+    )
     helper.chmod(0o755)
     (tmp_path / "secret").write_text(json.dumps({"ServerURL": registry.address, "Username": "user", "Secret": SECRET}))
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
