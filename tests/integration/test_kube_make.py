@@ -795,7 +795,7 @@ def play(tree: Tree, options: str = "", keywords: str = "") -> str:
 
 
 @pytest.fixture(params=["started", "in process"])
-def playbook(tree: Tree, ansible_env: dict[str, str], interpreter: str, request: pytest.FixtureRequest) -> t.Callable[..., t.Any]:
+def playbook(tree: Tree, ansible_env: dict[str, str], interpreter: str, request: pytest.FixtureRequest) -> t.Iterator[t.Callable[..., t.Any]]:
     """Runs the play, with the module in a Python of its own as on other hosts, or in Ansible's as it is here."""
     path = tree.path.parent / "play.yml"
     python = interpreter if request.param == "started" else json.dumps({"ansible_python_interpreter": sys.executable})
@@ -810,6 +810,8 @@ def playbook(tree: Tree, ansible_env: dict[str, str], interpreter: str, request:
         str(path),
     ]
 
+    started: list[subprocess.Popen[str]] = []
+
     def run(*arguments: str, options: str = "", keywords: str = "", popen: bool = False) -> t.Any:
         path.write_text(play(tree, options, keywords))
         if "-i" not in arguments:
@@ -821,10 +823,15 @@ def playbook(tree: Tree, ansible_env: dict[str, str], interpreter: str, request:
             "env": ansible_env,
         }
         if popen:
-            return subprocess.Popen([*command, *arguments], start_new_session=True, **pipes)
+            started.append(subprocess.Popen([*command, *arguments], start_new_session=True, **pipes))
+            return started[-1]
         return subprocess.run([*command, *arguments], timeout=120, check=False, **pipes)
 
-    return run
+    yield run
+    for process in started:  # of a test that failed
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def talk(tree: Tree) -> None:
